@@ -1,0 +1,55 @@
+"""anyformer: anything that can be tokenized goes through one transformer.
+
+Names are imported when first used, so `import anyformer` costs milliseconds and no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "anyformer.tokens": ["Stream", "StreamSpec", "Tokens"],
+    "anyformer.mask": ["Mask"],
+    "anyformer.batch": ["Batch", "Example", "pack"],
+    "anyformer.episode": ["Episode"],
+    "anyformer.contracts": ["Loss", "Metric", "Objective", "Sample", "Score", "Task", "Tokenizer", "prepare"],
+    "anyformer.registry": ["register_objective", "register_task", "register_tokenizer"],
+    "anyformer.backbone": ["Backbone", "BackboneConfig"],
+    "anyformer.model": ["GREEDY", "ForwardPass", "Model", "Sampling", "Session"],
+    "anyformer.checkpoint": ["load", "save"],
+    "anyformer.objectives": ["NextToken", "Prefix", "ReturnConditioned"],
+    "anyformer.training": ["CheckpointDirectory", "Checkpoints", "Learner", "Mixture", "ProgressLines", "TimeBudget"],
+    "anyformer.evaluation": ["Report", "compare", "evaluate"],
+    "anyformer.testing": ["check_task", "check_tokenizer"],
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = [*sorted(_HOME), "list_objectives", "list_tasks", "list_tokenizers"]
+
+
+def list_tokenizers() -> list[str]:
+    """Names of every tokenizer that is registered or installed."""
+    return import_module("anyformer.registry").tokenizers.names()
+
+
+def list_tasks() -> list[str]:
+    """Names of every task that is registered or installed."""
+    return import_module("anyformer.registry").tasks.names()
+
+
+def list_objectives() -> list[str]:
+    """Names of every objective that is registered or installed."""
+    return import_module("anyformer.registry").objectives.names()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'anyformer' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

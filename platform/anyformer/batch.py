@@ -1,0 +1,135 @@
+"""From examples to one packed batch: no padding, one flat token axis, every sequence's edges known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from anyformer.errors import ConfigError
+from anyformer.mask import Mask
+from anyformer.tokens import Stream, Tokens, with_rank
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prepared sequence: what goes in, what is to be predicted, and who sees whom.
+
+    `targets` are streams too, by the name of the stream whose head predicts them: their slots are the rows of
+    the hidden states the head reads, their values what it should say there. An aligned target has one value a
+    slot; a sequence target (CTC) and a pooled one (classification) differ in number and say so in `items`.
+    `prefix` leading slots see each other in both directions; 0 is causal, `tokens.length` bidirectional.
+    """
+
+    tokens: Tokens
+    targets: dict[str, Stream]
+    prefix: int = 0
+    task: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences packed end to end.
+
+    streams, by name, are concatenated over the batch; their slots point into one flat axis of `tokens` slots.
+    positions: int64[tokens, rank]. targets[task][stream] are packed in the same way. `counts` holds, per
+    task, how many predicted values the whole optimiser step has; it is filled by the data module and equals
+    this batch's own counts when nothing is accumulated.
+    """
+
+    streams: dict[str, Stream]
+    positions: Int64[Tensor, "tokens rank"]
+    mask: Mask
+    targets: dict[str, dict[str, Stream]] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    counts: dict[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Sequences in the batch."""
+        return len(self.keys)
+
+    @property
+    def tokens(self) -> int:
+        """Slots on the packed axis."""
+        return len(self.positions)
+
+    @property
+    def starts(self) -> list[int]:
+        """The first slot of each sequence."""
+        return self.mask.cu_queries[: len(self)].tolist()
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with `change` applied to each tensor."""
+        return replace(
+            self,
+            streams={name: stream.map(change) for name, stream in self.streams.items()},
+            positions=change(self.positions),
+            targets={
+                task: {name: stream.map(change) for name, stream in targets.items()}
+                for task, targets in self.targets.items()
+            },
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        return self.map(Tensor.pin_memory)
+
+
+def pack(examples: Sequence[Example], rank: int | None = None, pad_to: int | None = None) -> Batch:
+    """Lay examples end to end as one batch.
+
+    rank: position axes of the result; by default the most that an example has.
+    pad_to: fill the packed axis up to this many slots with one inert document that nobody sees, for kernels
+    that want one shape at every step.
+    """
+    if not examples:
+        raise ConfigError("Cannot pack an empty list of examples; expected at least one.")
+    lengths = tuple(example.tokens.length for example in examples)
+    rank = rank or max(example.tokens.positions.shape[1] for example in examples)
+    padding = _padding(sum(lengths), pad_to)
+    streams: dict[str, list[Stream]] = {}
+    targets: dict[str, dict[str, list[Stream]]] = {}
+    start = 0
+    for example in examples:
+        for name, stream in example.tokens.streams.items():
+            streams.setdefault(name, []).append(stream.shifted(start))
+        for name, target in example.targets.items():
+            targets.setdefault(example.task, {}).setdefault(name, []).append(target.shifted(start))
+        start += example.tokens.length
+    packed_targets = {
+        task: {name: Stream.joined(pieces) for name, pieces in named.items()} for task, named in targets.items()
+    }
+    return Batch(
+        streams={name: Stream.joined(pieces) for name, pieces in streams.items()},
+        positions=torch.cat(
+            [with_rank(example.tokens.positions, rank) for example in examples]
+            + [torch.zeros(size, rank, dtype=torch.int64) for size in padding]
+        ),
+        mask=Mask.prefixed(
+            lengths + padding, tuple(example.prefix for example in examples) + (0,) * len(padding)
+        ),
+        targets=packed_targets,
+        tasks=tuple(example.task for example in examples),
+        keys=tuple(example.key for example in examples),
+        counts=target_counts(packed_targets),
+    )
+
+
+def _padding(length: int, pad_to: int | None) -> tuple[int, ...]:
+    if pad_to is None or pad_to == length:
+        return ()
+    if pad_to < length:
+        raise ConfigError(f"A batch of {length} slots does not fit pad_to={pad_to}; raise it or pack fewer.")
+    return (pad_to - length,)
+
+
+def target_counts(targets: dict[str, dict[str, Stream]]) -> dict[str, float]:
+    """Predicted values per task."""
+    return {task: float(sum(len(t.values) for t in named.values())) for task, named in targets.items()}

@@ -1,0 +1,300 @@
+"""A checkpoint is a directory of tensors and JSON. Nothing in it is code and nothing is unpickled.
+
+    model.safetensors                   weights, each shared tensor once
+    config.json                         the model's settings; tokenizers and tasks by registry name
+    tokenizers/<name>/<file>            what each tokenizer learned
+    trainer.json, trainer.safetensors   optimiser, schedule, loops, callbacks (training checkpoints only)
+    manifest.json                       sha256 and size of every file, step; written last
+
+It is written beside its target, synced and renamed, so a reader sees the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from
+from safetensors.torch import save as tensors_to
+from torch import Tensor
+
+from anyformer.contracts import Tokenizer
+from anyformer.errors import AnyformerError, CheckpointError, NonFiniteError
+from anyformer.model import Model
+from anyformer.registry import tokenizers as registry
+
+FORMAT = 1
+
+
+def save(model: Model, path: str | Path) -> None:
+    """Write a model and its tokenizers as a checkpoint directory; `load` reads it back."""
+    write(path, model.state_dict(), describe(model), tokenizer_files(model.tokenizers))
+
+
+def load(path: str | Path, map_location: str | torch.device = "cpu") -> Model:
+    """A model in `eval` mode, with its tokenizers, from a checkpoint directory (or one that holds `last`)."""
+    path = resolve(path)
+    verify(path)
+    config = read_json(path / "config.json")
+    tokenizers = {name: _tokenizer(path, name, entry) for name, entry in config["tokenizers"].items()}
+    model = Model(tokenizers, **config["model"])
+    try:
+        model.load_state_dict(read_tensors(path / "model.safetensors"))
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: the weights do not fit the model that config.json describes: {error}") from error
+    return model.to(map_location).eval()
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """config.json: plain values and registry names."""
+    entries = {
+        name: {"type": registry.name_of(type(t)), "config": t.config(), "fingerprint": t.fingerprint()}
+        for name, t in model.tokenizers.items()
+    }
+    return {"format": FORMAT, "model": model.config(), "tokenizers": entries}
+
+
+def tokenizer_files(tokenizers: Mapping[str, Tokenizer]) -> dict[str, bytes]:
+    return {f"tokenizers/{name}/{file}": data for name, t in tokenizers.items() for file, data in t.state().items()}
+
+
+def check_tokenizers(path: str | Path, tokenizers: Mapping[str, Tokenizer]) -> None:
+    """Refuse a checkpoint whose tokenizers encode otherwise than these, saying where they differ."""
+    stored = read_json(Path(path) / "config.json")["tokenizers"]
+    for name in sorted({*stored, *tokenizers}):
+        if name not in stored or name not in tokenizers:
+            where = "the run" if name in tokenizers else "the checkpoint"
+            raise CheckpointError(f"{path}: tokenizer {name!r} exists only in {where}. Use the checkpoint's own set.")
+        theirs, ours = stored[name], tokenizers[name]
+        if theirs["fingerprint"] == ours.fingerprint():
+            continue
+        settings = {
+            key: (theirs["config"].get(key), ours.config().get(key))
+            for key in {*theirs["config"], *ours.config()}
+            if theirs["config"].get(key) != ours.config().get(key)
+        }
+        said = "; ".join(f"{k} was {a!r} and is {b!r}" for k, (a, b) in sorted(settings.items()))
+        raise CheckpointError(
+            f"{path}: tokenizer {name!r} differs from the one that was trained with: "
+            f"{said or 'same settings, but it was fitted on other data'}. Load the checkpoint's tokenizer instead."
+        )
+
+
+def write(
+    path: str | Path,
+    weights: Mapping[str, Tensor],
+    config: dict[str, Any],
+    files: Mapping[str, bytes],
+    trainer: dict[str, Any] | None = None,
+    step: int = 0,
+) -> None:
+    """Commit a checkpoint atomically; NonFiniteError rather than a poisoned one."""
+    target = Path(path)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(f"{target}: not written, because the weight {name!r} is not finite.")
+    contents = {"model.safetensors": _weights(weights), "config.json": _json(config), **files}
+    if trainer is not None:
+        skeleton, tensors = _split(trainer)
+        contents |= {"trainer.json": _json(skeleton), "trainer.safetensors": tensors_to(tensors)}
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        "finite": True,
+        "files": {n: {"sha256": _sha256(data), "bytes": len(data)} for n, data in contents.items()},
+    }
+    temporary = target.with_name(f".tmp-{target.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        for name, data in (*contents.items(), ("manifest.json", _json(manifest))):
+            _write_synced(temporary / name, data)
+        _commit(temporary, target)
+    except OSError as error:
+        raise CheckpointError(
+            f"{target}: could not be written ({error.strerror}; {_megabytes(contents)} MB needed, "
+            f"{shutil.disk_usage(_existing(target)).free // 2**20} MB free). The previous checkpoint is untouched."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_trainer(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The trainer's state and the weights of a verified checkpoint."""
+    path = resolve(path)
+    verify(path)
+    if not (path / "trainer.json").exists():
+        raise CheckpointError(f"{path}: holds a model but no trainer state, so no run can resume from it.")
+    skeleton = read_json(path / "trainer.json")
+    return _join(skeleton, read_tensors(path / "trainer.safetensors")), read_tensors(path / "model.safetensors")
+
+
+def resolve(path: str | Path) -> Path:
+    """The checkpoint directory meant by `path`: itself, its `last`, or what a crash left of it."""
+    path = Path(path)
+    for candidate in (path, path / "last", _previous(path)):
+        if (candidate / "manifest.json").exists():
+            return candidate
+    if path.is_dir():
+        raise CheckpointError(f"{path}: not a checkpoint: it has no manifest.json, nor has a `last` inside it.")
+    raise CheckpointError(f"{path}: no such checkpoint directory.")
+
+
+def verify(path: Path) -> None:
+    """Compare every file with the manifest."""
+    for name, expected in read_json(path / "manifest.json")["files"].items():
+        file = path / name
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise CheckpointError(f"{path}: the manifest names {name!r}, which lies outside the checkpoint.")
+        if not file.is_file():
+            raise CheckpointError(f"{path}: {name} is missing. Use another checkpoint of the run.")
+        found = _sha256(file.read_bytes())
+        if found != expected["sha256"]:
+            raise CheckpointError(
+                f"{path}: {name} is damaged: expected sha256 {expected['sha256'][:12]}…, "
+                f"found {found[:12]}…. Use another checkpoint of the run."
+            )
+
+
+def read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: cannot be read as JSON ({error}).") from error
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors by name, shared ones under each of their names."""
+    data = file.read_bytes()
+    try:
+        tensors = tensors_from(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        aliases = json.loads(header.get("__metadata__", {}).get("aliases", "{}"))
+        return tensors | {alias: tensors[name] for alias, name in aliases.items()}
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{file}: cannot be read as safetensors ({error}).") from error
+
+
+def _tokenizer(path: Path, name: str, entry: dict[str, Any]) -> Tokenizer:
+    tokenizer = registry.create(entry["type"], entry["config"])
+    folder = path / "tokenizers" / name
+    files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())} if folder.is_dir() else {}
+    try:
+        tokenizer.restore(files)
+    except AnyformerError as error:
+        raise CheckpointError(f"{path}: tokenizer {name!r} cannot be restored: {error}") from error
+    if tokenizer.fingerprint() != entry["fingerprint"]:
+        raise CheckpointError(
+            f"{path}: tokenizer {name!r} encodes otherwise than when the checkpoint was written. "
+            f"Install the version of its plugin ({registry.origin(entry['type'])}) that wrote it."
+        )
+    return tokenizer
+
+
+def _weights(weights: Mapping[str, Tensor]) -> bytes:
+    unique: dict[str, Tensor] = {}
+    names: dict[tuple, str] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in weights.items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.numel() and place in names:
+            aliases[name] = names[place]
+            continue
+        names[place] = name
+        unique[name] = tensor.detach().cpu().contiguous()
+    return tensors_to(unique, metadata={"aliases": json.dumps(aliases)})
+
+
+def _split(state: Any) -> tuple[Any, dict[str, Tensor]]:
+    """Nested containers as JSON, with each tensor replaced by its name in a flat table."""
+    tensors: dict[str, Tensor] = {}
+
+    def visit(value: Any, path: str) -> Any:
+        if isinstance(value, Tensor):
+            name = str(len(tensors))
+            tensors[name] = value.detach().cpu().contiguous().clone()
+            return {"$tensor": name}
+        if isinstance(value, Mapping):
+            return {"$items": [[visit(k, path), visit(v, f"{path}.{k}")] for k, v in value.items()]}
+        if isinstance(value, (list, tuple)):
+            kind = "$list" if isinstance(value, list) else "$tuple"
+            return {kind: [visit(v, f"{path}[{i}]") for i, v in enumerate(value)]}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        raise CheckpointError(
+            f"The trainer's state has a {type(value).__name__} at {path}; a checkpoint holds only tensors and plain "
+            "JSON values. Let that callback's state_dict return such values."
+        )
+
+    return visit(state, "trainer"), tensors
+
+
+def _join(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(skeleton, dict):
+        return skeleton
+    ((kind, value),) = skeleton.items()
+    if kind == "$tensor":
+        return tensors[value]
+    if kind == "$items":
+        return {_join(k, tensors): _join(v, tensors) for k, v in value}
+    items = [_join(item, tensors) for item in value]
+    return items if kind == "$list" else tuple(items)
+
+
+def _commit(temporary: Path, target: Path) -> None:
+    for folder in _folders(temporary):
+        _sync(folder)
+    previous = _previous(target)
+    if target.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        target.rename(previous)
+    temporary.rename(target)
+    _sync(target.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f".previous-{path.name}")
+
+
+def _write_synced(file: Path, data: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    yield from (folder for folder in root.rglob("*") if folder.is_dir())
+    yield root
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, allow_nan=True).encode()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _megabytes(contents: Mapping[str, bytes]) -> int:
+    return sum(map(len, contents.values())) // 2**20 + 1
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path, *path.absolute().parents) if p.exists())

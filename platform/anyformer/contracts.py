@@ -1,0 +1,228 @@
+"""The contracts a plugin fulfils: `Tokenizer`, `Task` and `Objective`, each readable on one screen.
+
+Tokenizers, tasks and objectives are dataclasses: their fields are their settings, which is how they are made
+from YAML, checked for misspelt names, and written into a checkpoint as plain JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from torch import Tensor
+
+from anyformer.batch import Example
+from anyformer.errors import ConfigError, SampleError, unknown
+from anyformer.tokens import Stream, StreamSpec, Tokens
+
+if TYPE_CHECKING:
+    from anyformer.model import ForwardPass, Model
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class Configured:
+    """A dataclass whose `init` fields are its settings."""
+
+    def config(self) -> dict[str, Any]:
+        """The settings as plain JSON values; `type(self)(**config)` makes an equal, unfitted object."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}  # ty: ignore[invalid-argument-type]
+
+
+@dataclass
+class Tokenizer(Configured, ABC):
+    """Turns raw values of one modality into `Tokens` and back. Holds no trainable weights.
+
+    It travels into data workers, so it must pickle. `fidelity` states what `decode(encode(raw))` promises:
+    "exact" equality, an "approximate" value of the same kind, or "none" when nothing can be rebuilt.
+    """
+
+    name: str
+
+    fidelity: ClassVar[Literal["exact", "approximate", "none"]] = "exact"
+
+    @property
+    @abstractmethod
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """Every stream that `encode` may produce. Raises TokenizerError before a needed `fit`."""
+
+    @abstractmethod
+    def encode(self, raw: Any) -> Tokens:
+        """Tokens of one raw value; SampleError names what is wrong with it and the cure."""
+
+    @abstractmethod
+    def decode(self, tokens: Tokens) -> Any:
+        """The way back, as far as `fidelity` promises."""
+
+    @abstractmethod
+    def length(self, raw: Any) -> int:
+        """`encode(raw).length`, exactly and cheaply: batches are planned with it before anything is encoded."""
+
+    @abstractmethod
+    def example(self, rng: np.random.Generator) -> Any:
+        """A synthetic raw value, made offline, for tests and contract checks."""
+
+    @property
+    def fitted(self) -> bool:
+        """False while `fit` must still be called."""
+        return True
+
+    def fit(self, samples: Iterable[Any]) -> None:
+        """Learn what is learned from raw training values: a BPE vocabulary, normalisation statistics.
+        By default there is nothing to learn."""
+
+    def state(self) -> dict[str, bytes]:
+        """What `fit` learned, as files by name; these travel with the checkpoint."""
+        return {}
+
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        """Take back what `state` gave; TokenizerError names a file that is missing or unreadable."""
+        if state:
+            raise ConfigError(f"Tokenizer {self.name!r} has no state but was given {sorted(state)}.")
+
+    def render(self, raw: Any) -> dict[str, bytes | str]:
+        """The raw value for a person, by MIME type ("image/png", "audio/wav", "text/plain")."""
+        return {"text/plain": str(raw)}
+
+    def fingerprint(self) -> str:
+        """sha256 over the settings and everything learned: equal fingerprints encode alike."""
+        digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())
+        for filename, content in sorted(self.state().items()):
+            digest.update(filename.encode() + b"\0" + hashlib.sha256(content).digest())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One raw example: `{field: raw}`; a field may be absent. `cluster` groups samples that are not independent
+    (passages of one document, episodes of one seed) for intervals."""
+
+    id: str
+    values: Mapping[str, Any]
+    cluster: str = ""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the report. `value = Σ weight·value / Σ weight` over a task's scores."""
+
+    name: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Score:
+    """One sample's score on one metric.
+
+    `shown` is what a person may want to see of it, by label: raw values under the name of their field (they are
+    rendered by that field's tokenizer), anything else as text.
+    """
+
+    id: str
+    metric: str
+    value: float
+    weight: float = 1.0
+    cluster: str = ""
+    shown: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum over predicted values and how many they were; dividing is the trainer's business.
+
+    parts: named sums for the log (they are not added to `sum` again).
+    """
+
+    sum: Tensor
+    count: float
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Objective(Configured, ABC):
+    """What is predicted from what. `prepare` runs on a data worker, `loss` on the device."""
+
+    @abstractmethod
+    def predicts(self, specs: Mapping[str, Sequence[StreamSpec]]) -> list[str]:
+        """Names of the streams that need a head, given each field's streams; ConfigError if none fits."""
+
+    @abstractmethod
+    def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
+        """One example from a sample's fields, in the task's order. Every random choice comes from `rng`.
+
+        A sample without the field to be predicted gives the prompt: the same example with no targets.
+        """
+
+    @abstractmethod
+    def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:
+        """The loss of one task's packed targets.
+
+        `forward` is one batch on its way through one model; its hidden states are computed once, when first
+        asked for, and shared by every task in the batch.
+        """
+
+
+@dataclass
+class Task(Configured, ABC):
+    """A data set with its fields, what is learned from it, and how a model's answers are scored.
+
+    fields: field name → tokenizer name, in the order in which they are laid in a sequence.
+    modality: a label for the report. metrics: the columns, the first one being the headline.
+    """
+
+    fields: ClassVar[Mapping[str, str]]
+    modality: ClassVar[str]
+    metrics: ClassVar[tuple[Metric, ...]]
+
+    @abstractmethod
+    def default_objective(self) -> Objective:
+        """What the task trains unless a configuration chooses otherwise."""
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The objective in use; assign another one to replace the default."""
+        return self.default_objective()
+
+    @abstractmethod
+    def examples(self, split: Split) -> Sequence[Sample]:
+        """The split's samples: the same ones in the same order at every call."""
+
+    @abstractmethod
+    def score(self, model: Model, samples: Sequence[Sample]) -> Iterator[Score]:
+        """A score for each sample and metric; the model's mode is `eval` and gradients are off."""
+
+    def baselines(self) -> Mapping[str, Mapping[str, float]]:
+        """What simpler methods reach, by metric and method, on the test split; the first is *the* baseline."""
+        return {}
+
+
+def encode_fields(
+    fields_: Mapping[str, str], tokenizers: Mapping[str, Tokenizer], values: Mapping[str, Any]
+) -> dict[str, Tokens]:
+    """Tokens of each field present in `values`, in the order of `fields_`."""
+    for name in values:
+        if name not in fields_:
+            raise unknown("field", name, fields_)
+    return {name: tokenizers[kind].encode(values[name]) for name, kind in fields_.items() if name in values}
+
+
+def prepare(
+    name: str,
+    task: Task,
+    tokenizers: Mapping[str, Tokenizer],
+    sample: Sample,
+    rng: np.random.Generator,
+) -> Example:
+    """One sample of a task as an example; an unusable sample is an error that names it."""
+    try:
+        tokens = encode_fields(task.fields, tokenizers, sample.values)
+        return replace(task.objective.prepare(tokens, rng), task=name, key=sample.id)
+    except SampleError as error:
+        raise type(error)(f"Task {name!r}, sample {sample.id!r}: {error}") from error

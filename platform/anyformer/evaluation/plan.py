@@ -1,0 +1,139 @@
+"""What to evaluate, read from YAML and checked before anything runs. The file is data, never code."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.constructor import ConstructorError
+
+from anyformer.contracts import SPLITS, Split
+from anyformer.errors import ConfigError, PluginError, nearest, unknown
+from anyformer.registry import tasks as registry
+
+RESERVED = ("type", "limit")  # an entry's own keys; all others are settings of the task
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One task of a configuration: `type` is its name in the registry, `limit` the most samples to score."""
+
+    name: str
+    type: str
+    limit: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked configuration."""
+
+    seed: int
+    split: Split
+    entries: tuple[Entry, ...]
+
+    def config(self) -> dict[str, Any]:
+        """The configuration that gives this plan, every default written out."""
+        entries = {entry.name: asdict(entry) for entry in self.entries}
+        tasks = {
+            name: {
+                "type": entry["type"],
+                **({"limit": entry["limit"]} if entry["limit"] else {}),
+                **entry["settings"],
+            }
+            for name, entry in entries.items()
+        }
+        return {"seed": self.seed, "split": self.split, "tasks": tasks}
+
+
+def read_plan(config: Path | str | Mapping[str, Any], seed: int | None = None) -> Plan:
+    """The plan of a YAML file or of the mapping it would hold; `seed` overrides the one written there.
+
+    ConfigError names whatever is misspelt, missing or out of range, and the nearest name.
+    """
+    content = config if isinstance(config, Mapping) else _parsed(Path(config))
+    known = ("seed", "split", "tasks")
+    for name in content:
+        if name not in known:
+            raise unknown("evaluation setting", str(name), known)
+    seed = content.get("seed", 0) if seed is None else seed
+    if not _whole(seed, at_least=0):
+        raise ConfigError(f"The evaluation's seed is {seed!r}; expected a whole number, at least 0.")
+    split = content.get("split", "test")
+    if split not in SPLITS:
+        raise unknown("split", str(split), SPLITS)
+    listed = content.get("tasks")
+    if not isinstance(listed, Mapping) or not listed:
+        raise ConfigError(
+            f"The evaluation's tasks are {listed!r}; expected a mapping from task names to settings, "
+            "for instance `tasks: {digits: {}}`."
+        )
+    return Plan(seed, split, tuple(_entry(str(name), settings) for name, settings in listed.items()))
+
+
+def _entry(name: str, settings: Any) -> Entry:
+    if settings is None:
+        settings = {}
+    if not isinstance(settings, Mapping):
+        raise ConfigError(
+            f"The settings of task {name!r} are {settings!r}; expected a mapping, {{}} when there are none."
+        )
+    kind, limit = str(settings.get("type", name)), settings.get("limit")
+    if limit is not None and not _whole(limit, at_least=1):
+        raise ConfigError(
+            f"Task {name!r} has limit={limit!r}; expected a whole number of samples, at least 1."
+        )
+    if kind not in registry.names():
+        raise unknown("task", kind, registry.names())
+    entry = Entry(name, kind, limit, {key: settings[key] for key in settings if key not in RESERVED})
+    _check_settings(entry)
+    return entry
+
+
+def _check_settings(entry: Entry) -> None:
+    """Misspelt settings stop the job; a plugin that cannot even be imported is its task's failure, later."""
+    try:
+        accepted = [*inspect.signature(registry.get(entry.type)).parameters, *RESERVED]
+    except PluginError:
+        return
+    for key in entry.settings:
+        if key not in accepted:
+            raise ConfigError(
+                f"Task {entry.name!r} has no setting {key!r}; "
+                f"expected one of: {', '.join(accepted)}.{nearest(str(key), accepted)}"
+            )
+
+
+def _parsed(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        beside = [other.name for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise ConfigError(
+            f"The evaluation configuration {path} cannot be read ({error.strerror}); "
+            f"expected a YAML file.{nearest(path.name, beside)}"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path} holds {type(content).__name__}; expected a mapping with `tasks`.")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as data, where a task written twice is an error: plain loaders silently keep the second."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value]
+        twice = next((key for key, _ in node.value if names.count(key.value) > 1), None)
+        if twice is not None:
+            raise ConstructorError(None, None, f"{twice.value!r} is written twice", twice.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _whole(value: Any, at_least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least

@@ -1,0 +1,117 @@
+"""What is predicted from what. Each objective is data code that acts on streams, whatever they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anyformer.batch import Example
+from anyformer.contracts import Loss, Objective
+from anyformer.errors import ConfigError, SampleError, unknown
+from anyformer.model import ForwardPass
+from anyformer.tokens import Stream, StreamSpec, Tokens
+
+
+class _FromHidden(Objective):
+    """Objectives whose loss is read from the one shared pass: cross-entropy of discrete targets, squared error
+    (per row, averaged over features) of continuous ones."""
+
+    def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:
+        sums = {name: _error(forward.read(name, target), target.values) for name, target in targets.items()}
+        count = float(sum(len(target.values) for target in targets.values()))
+        return Loss(torch.stack(list(sums.values())).sum(), count, sums if len(sums) > 1 else {})
+
+
+def _error(said: Tensor, wanted: Tensor) -> Tensor:
+    if wanted.is_floating_point():
+        return F.mse_loss(said.float(), wanted, reduction="none").flatten(1).mean(1).sum()
+    return F.cross_entropy(said.float(), wanted, reduction="sum")
+
+
+@dataclass
+class NextToken(_FromHidden):
+    """Every discrete value of the sequence from the slot before it; causal (a language model's loss)."""
+
+    def predicts(self, specs: Mapping[str, Sequence[StreamSpec]]) -> list[str]:
+        discrete = [spec.name for field in specs.values() for spec in field if spec.is_discrete]
+        if not discrete:
+            raise ConfigError(f"next_token needs a discrete stream; the fields {sorted(specs)} have none.")
+        return list(dict.fromkeys(discrete))
+
+    def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
+        together = Tokens.laid_end_to_end(list(tokens.values()))
+        return Example(together, _from_slot_before(together.streams, first=1))
+
+
+@dataclass
+class Prefix(_FromHidden):
+    """One field from all the others: the context is seen in both directions, the target is causal
+    (prefix language modelling, arXiv:1910.10683 §3.2.1).
+
+    target: the field that is predicted, its first value from the context's last slot.
+    """
+
+    target: str = "answer"
+
+    def predicts(self, specs: Mapping[str, Sequence[StreamSpec]]) -> list[str]:
+        if self.target not in specs:
+            raise unknown("field", self.target, specs)
+        streams = [spec.name for spec in specs[self.target] if spec.is_discrete]
+        if not streams:
+            raise ConfigError(f"prefix needs a discrete target; the field {self.target!r} has no such stream.")
+        return streams
+
+    def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
+        given = [part for name, part in tokens.items() if name != self.target]
+        prefix = sum(part.length for part in given)
+        if not prefix:
+            raise SampleError(f"prefix needs a context before {self.target!r}, but the sample has no other field.")
+        if self.target not in tokens:
+            return Example(Tokens.laid_end_to_end(given), {}, prefix)
+        together = Tokens.laid_end_to_end([*given, tokens[self.target]])
+        return Example(together, _from_slot_before(together.streams, first=prefix), prefix)
+
+
+@dataclass
+class ReturnConditioned(_FromHidden):
+    """Actions from the returns wanted and the states seen so far (Decision Transformer, arXiv:2106.01345 §3):
+    each action from the slot before it, its state. Cross-entropy or regression, as the actions are.
+
+    field: the trajectory's field. action: its action stream.
+    """
+
+    field: str = "episode"
+    action: str = "rl.action"
+
+    def predicts(self, specs: Mapping[str, Sequence[StreamSpec]]) -> list[str]:
+        if self.field not in specs:
+            raise unknown("field", self.field, specs)
+        if self.action not in [spec.name for spec in specs[self.field]]:
+            raise unknown("stream", self.action, [spec.name for spec in specs[self.field]])
+        return [self.action]
+
+    def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
+        if self.field not in tokens:
+            raise SampleError(f"return_conditioned needs the field {self.field!r}; the sample has {sorted(tokens)}.")
+        trajectory = tokens[self.field]
+        actions = {name: s for name, s in trajectory.streams.items() if name == self.action}
+        return Example(trajectory, _from_slot_before(actions, first=1, continuous=True))
+
+
+def _from_slot_before(streams: Mapping[str, Stream], first: int, continuous: bool = False) -> dict[str, Stream]:
+    """Targets: each value that stands at slot `first` or later, read from the slot before it."""
+    targets = {}
+    for name, stream in streams.items():
+        if stream.values.is_floating_point() and not continuous:
+            continue
+        if len(stream.values) != len(stream.slots):
+            raise ConfigError(f"Stream {name!r} has fewer slots than values; it cannot be predicted slot by slot.")
+        kept = stream.slots >= first
+        if bool(kept.any()):
+            targets[name] = Stream.whole(stream.values[kept], stream.slots[kept] - 1)
+    return targets

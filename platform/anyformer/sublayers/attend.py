@@ -1,0 +1,189 @@
+"""Scaled dot-product attention over packed documents: one call, several back ends, one definition.
+
+Every back end receives packed `q [queries, heads, head_dim]`, `k, v [keys, kv_heads, head_dim]` and a `Mask`
+and must agree with `eager`, which follows the mask's definition word by word. One that cannot honour a mask
+raises MaskError; none attends to something else in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from anyformer.errors import MaskError, unknown
+from anyformer.mask import Mask
+from anyformer.sublayers.positions import Bias
+
+Backend = Callable[[Tensor, Tensor, Tensor, Mask, float, "Bias | None"], Tensor]
+
+
+def attend(
+    q: Float[Tensor, "queries heads head_dim"],
+    k: Float[Tensor, "keys kv_heads head_dim"],
+    v: Float[Tensor, "keys kv_heads head_dim"],
+    mask: Mask,
+    *,
+    scale: float | None = None,
+    bias: Bias | None = None,
+) -> Float[Tensor, "queries heads head_dim"]:
+    """softmax(scale · q kᵀ + bias) v within each document, masked (arXiv:1706.03762 eq. 1).
+
+    Query head h reads key head h // (heads / kv_heads) (grouped queries, arXiv:2305.13245).
+    scale: head_dim ** -0.5 by default. The back end is chosen by device, or by `set_backend`.
+    """
+    if sum(mask.queries) != len(q) or sum(mask.keys) != len(k):
+        raise MaskError(
+            f"The mask covers {sum(mask.queries)} queries and {sum(mask.keys)} keys, "
+            f"but attention got {len(q)} and {len(k)}. Build the mask from the same batch."
+        )
+    backend = _forced[-1] if _forced else _default_backend(q, bias)
+    return backends[backend](q, k, v, mask, q.shape[-1] ** -0.5 if scale is None else scale, bias)
+
+
+def _default_backend(q: Tensor, bias: Bias | None) -> str:
+    return "flex" if q.is_cuda and bias is None else "documents"
+
+
+_forced: list[str] = []
+
+
+@contextmanager
+def set_backend(name: str) -> Iterator[None]:
+    """Use one back end inside a `with` block, on every device."""
+    if name not in backends:
+        raise unknown("attention back end", name, backends)
+    _forced.append(name)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+def eager(q, k, v, mask, scale, bias):
+    """The reference: each document's scores written out, in float32 or better."""
+    groups = q.shape[1] // k.shape[1]
+    outputs = []
+    pieces = zip(q.split(mask.queries), k.split(mask.keys), v.split(mask.keys), strict=True)
+    for document, (queries, keys, values) in enumerate(pieces):
+        keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
+        scores = torch.einsum("qhd,khd->hqk", queries, keys) * scale
+        if bias is not None:
+            scores = scores + bias(document)
+        scores = scores.masked_fill(~mask.visible(document).to(q.device), -torch.inf)
+        outputs.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), values))
+    return torch.cat(outputs)
+
+
+def documents(q, k, v, mask, scale, bias):
+    """SDPA document by document; neighbours of one shape share a call. No padding, no wasted score."""
+    outputs = []
+    runs = [(shape, [d for d, _ in run]) for shape, run in groupby(enumerate(_shapes(mask, bias)), lambda x: x[1])]
+    queries = q.split([len(members) * shape[0] for shape, members in runs])
+    keys = k.split([len(members) * shape[1] for shape, members in runs])
+    values = v.split([len(members) * shape[1] for shape, members in runs])
+    for (shape, members), *qkv in zip(runs, queries, keys, values, strict=True):
+        if shape[0] == 0:
+            continue
+        outputs.append(_sdpa(*qkv, mask, members, scale, bias))
+    return torch.cat(outputs) if outputs else q
+
+
+def _shapes(mask: Mask, bias: Bias | None) -> Iterator[tuple[int, ...]]:
+    """What documents must have in common to share one dense call."""
+    for document, (queries, keys, prefix) in enumerate(zip(mask.queries, mask.keys, mask.prefix, strict=True)):
+        yield (queries, keys, min(prefix, keys), document if bias is not None else -1)
+
+
+def _sdpa(q, k, v, mask: Mask, members: list[int], scale: float, bias: Bias | None):
+    first, count = members[0], len(members)
+    q, k, v = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in (q, k, v))
+    causal, allowed = mask.is_causal(first), None
+    if bias is not None:
+        allowed = bias(first).masked_fill(~mask.visible(first).to(q.device), -torch.inf).to(q.dtype)
+        causal = False
+    elif not causal and not mask.is_full(first):
+        allowed = mask.visible(first).to(q.device)
+    grouped = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=allowed, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
+    return out.transpose(1, 2).flatten(0, 1)
+
+
+def padded(q, k, v, mask, scale, bias):
+    """All documents in one SDPA call, padded to the longest: for many short documents with few queries."""
+    if bias is not None:
+        raise MaskError("The `padded` attention back end takes no score bias; use `documents` or `eager`.")
+    q, k, v = _pad(q, mask.queries), _pad(k, mask.keys), _pad(v, mask.keys)
+    allowed = torch.zeros(len(mask.keys), 1, q.shape[2], k.shape[2], dtype=torch.bool)
+    for document, (queries, keys) in enumerate(zip(mask.queries, mask.keys, strict=True)):
+        allowed[document, 0, :queries, :keys] = mask.visible(document)
+        allowed[document, 0, queries:, 0] = True  # a padding row must see something, or it is NaN
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=allowed.to(q.device), scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return torch.cat([out[d, :, :n].transpose(0, 1) for d, n in enumerate(mask.queries)])
+
+
+def _pad(x: Float[Tensor, "tokens heads head_dim"], lengths: tuple[int, ...]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(x.split(lengths)), batch_first=True).transpose(1, 2)
+
+
+def flex(q, k, v, mask, scale, bias):
+    """FlexAttention with a block mask: one fused kernel for any mix of documents (CUDA; forward only on CPU)."""
+    if bias is not None:
+        raise MaskError("The `flex` attention back end takes no score bias; use `documents` or `eager`.")
+    if not q.is_cuda and torch.is_grad_enabled() and q.requires_grad:
+        raise MaskError("FlexAttention has no backward on CPU; use `documents` there.")
+    from torch.nn.attention.flex_attention import flex_attention
+
+    run = _compiled_flex() if q.is_cuda else flex_attention
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    out = run(q, k, v, block_mask=_block_mask(mask, q.device), scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    return out[0].transpose(0, 1)
+
+
+def _block_mask(mask: Mask, device: torch.device):
+    """The mask as FlexAttention's predicate over packed indices; one per mask and device."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    kept = mask.__dict__.setdefault("_block_masks", {})
+    if device not in kept:
+        query_document, key_document = (
+            mask.document_of(lengths).to(device) for lengths in (mask.queries, mask.keys)
+        )
+        cu_queries, cu_keys = mask.cu_queries.to(device), mask.cu_keys.to(device)
+        prefix = torch.tensor(mask.prefix, device=device)
+        behind = torch.tensor(mask.keys, device=device) - torch.tensor(mask.queries, device=device)
+        window = mask.window or sum(mask.keys)
+
+        def sees(b, h, query, key):
+            document = query_document[query]
+            i = query - cu_queries[document] + behind[document]
+            j = key - cu_keys[document]
+            seen = (j <= i) | (j < prefix[document])
+            return (document == key_document[key]) & seen & (i - j < window)
+
+        kept[device] = create_block_mask(
+            sees, None, None, sum(mask.queries), sum(mask.keys), device=device, _compile=device.type == "cuda"
+        )
+    return kept[device]
+
+
+def _compiled_flex():
+    if not _compiled:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        _compiled.append(torch.compile(flex_attention, dynamic=True))
+    return _compiled[0]
+
+
+_compiled: list[Callable] = []
+
+backends: dict[str, Backend] = {"eager": eager, "documents": documents, "padded": padded, "flex": flex}

@@ -1,0 +1,176 @@
+"""The currency every room hands on: streams of values and the slots they occupy in one sequence.
+
+Axis names, the same in every file: `tokens` (slots of a flat, packed axis), `values` (a stream's own rows),
+`items` (clips, pictures or runs inside a stream), `rank` (position axes), `dim`, `heads`, `head_dim`,
+`features`, `vocab`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from anyformer.errors import ConfigError
+
+
+def one_to_one(values: int) -> int:
+    """The slot rule of a stream whose every value has its own slot."""
+    return values
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """What a model must know of a stream before it sees one.
+
+    Exactly one of `vocab_size` (discrete values) and `features` (continuous rows) is set.
+    `slots(m)` is the number of slots that an item of m values fills. `end` is the value that closes a
+    generated run. `embedder` and `head` are `dim -> nn.Module` factories for anything richer than a table or
+    a linear map: an embedder is called as `embedder(values, items) -> [slots, dim]`, a head as
+    `head(hidden) -> [rows, vocab or features]`. Factories must pickle (a class, or `functools.partial`).
+    """
+
+    name: str
+    vocab_size: int | None = None
+    features: int | None = None
+    rank: int = 1
+    end: int | None = None
+    slots: Callable[[int], int] = one_to_one
+    embedder: Callable[[int], nn.Module] | None = None
+    head: Callable[[int], nn.Module] | None = None
+
+    def __post_init__(self) -> None:
+        size = self.vocab_size if self.vocab_size is not None else self.features
+        if (self.vocab_size is None) == (self.features is None) or size is None or size < 1:
+            raise ConfigError(
+                f"Stream {self.name!r} has vocab_size={self.vocab_size} and features={self.features}; "
+                "expected exactly one of them, at least 1. Use StreamSpec.discrete or StreamSpec.continuous."
+            )
+
+    @classmethod
+    def discrete(cls, name: str, vocab_size: int, **more) -> StreamSpec:
+        return cls(name, vocab_size=vocab_size, **more)
+
+    @classmethod
+    def continuous(cls, name: str, features: int, **more) -> StreamSpec:
+        return cls(name, features=features, **more)
+
+    @property
+    def is_discrete(self) -> bool:
+        return self.vocab_size is not None
+
+    @property
+    def width(self) -> int:
+        """Columns a head for this stream must produce."""
+        return self.vocab_size or self.features or 0
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A homogeneous run of values and the slots it occupies.
+
+    values: int64[values] or float32[values, features, ...]; slots: int64[tokens];
+    items: int64[items, 2], the (values, slots) of each clip, picture or text run, in order.
+    """
+
+    values: Tensor
+    slots: Int64[Tensor, " tokens"]
+    items: Int64[Tensor, "items 2"]
+
+    @classmethod
+    def whole(cls, values: Tensor, slots: Tensor | None = None) -> Stream:
+        """One item: by default each value at its own slot, from slot 0."""
+        slots = torch.arange(len(values)) if slots is None else slots
+        return cls(values, slots, torch.tensor([[len(values), len(slots)]]))
+
+    def shifted(self, offset: int) -> Stream:
+        """The same values `offset` slots further on."""
+        return replace(self, slots=self.slots + offset)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Stream:
+        """The stream with `change` applied to each tensor (moving, pinning)."""
+        return Stream(change(self.values), change(self.slots), change(self.items))
+
+    @staticmethod
+    def joined(streams: Sequence[Stream]) -> Stream:
+        """Streams of one name laid one behind the other; slots are taken as they are."""
+        if len(streams) == 1:
+            return streams[0]
+        return Stream(
+            torch.cat([stream.values for stream in streams]),
+            torch.cat([stream.slots for stream in streams]),
+            torch.cat([stream.items for stream in streams]),
+        )
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One sequence: streams by name, its length in slots, and a position for every slot.
+
+    positions: int64[length, rank]. They are never derived from slots: the three tokens of one
+    environment step share a timestep, and a patch has a row and a column.
+    """
+
+    streams: dict[str, Stream]
+    length: int
+    positions: Int64[Tensor, "length rank"]
+
+    @classmethod
+    def of(cls, name: str, values: Tensor) -> Tokens:
+        """One stream, one slot a value, positions 0, 1, 2, …
+
+        >>> Tokens.of("text", torch.tensor([5, 6, 7])).length
+        3
+        """
+        return cls({name: Stream.whole(values)}, len(values), torch.arange(len(values))[:, None])
+
+    @staticmethod
+    def laid_end_to_end(parts: Sequence[Tokens]) -> Tokens:
+        """The parts as one sequence.
+
+        Each part's positions continue after the largest one before it, on every axis, so a caption behind a
+        picture starts past the picture's far corner (the rule of M-RoPE, arXiv:2409.12191 §2.1).
+        """
+        rank = max((part.positions.shape[1] for part in parts), default=1)
+        streams: dict[str, list[Stream]] = {}
+        positions, slot, start = [], 0, 0
+        for part in parts:
+            for name, stream in part.streams.items():
+                streams.setdefault(name, []).append(stream.shifted(slot))
+            positions.append(with_rank(part.positions, rank) + start)
+            slot += part.length
+            start = int(positions[-1].max()) + 1 if part.length else start
+        joined = {name: Stream.joined(pieces) for name, pieces in streams.items()}
+        together = torch.cat(positions) if positions else torch.zeros(0, rank, dtype=torch.int64)
+        return Tokens(joined, slot, together)
+
+
+def with_rank(positions: Int64[Tensor, "tokens _"], rank: int) -> Int64[Tensor, "tokens rank"]:
+    """Positions on `rank` axes: a rank-1 index is repeated on every axis, others keep the axes they have.
+
+    >>> with_rank(torch.tensor([[3]]), 2).tolist()
+    [[3, 3]]
+    """
+    have = positions.shape[1]
+    if have == rank:
+        return positions
+    if have == 1:
+        return positions.expand(-1, rank)
+    raise ConfigError(f"Positions have {have} axes; expected 1 or {rank}. Give the backbone rank={have}.")
+
+
+def spec_table(specs: Iterable[StreamSpec]) -> dict[str, StreamSpec]:
+    """Specs by stream name; two different specs for one name are refused."""
+    table: dict[str, StreamSpec] = {}
+    for spec in specs:
+        if table.setdefault(spec.name, spec) != spec:
+            raise ConfigError(
+                f"Two different streams are named {spec.name!r}; give one tokenizer another name."
+            )
+    return table
+
+
+Rows = Float[Tensor, "rows features"]

@@ -1,0 +1,101 @@
+"""Checkpoint directories for Lightning: where they are written, when, and what a signal does."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from anyformer import checkpoint as directory
+from anyformer.errors import CheckpointError
+
+PREFIX = "model."  # the learner's attribute: a checkpoint names weights as the model does
+
+
+class CheckpointDirectory(CheckpointIO):
+    """Lightning's checkpoints as anyformer directories: `Trainer(plugins=[CheckpointDirectory()])`."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        state = dict(checkpoint)
+        weights = {name.removeprefix(PREFIX): tensor for name, tensor in state.pop("state_dict").items()}
+        own = state.pop("anyformer", None)
+        if own is None:
+            raise CheckpointError(f"{path}: only an anyformer Learner can be written as a checkpoint directory.")
+        directory.write(path, weights, own["config"], own["files"], state, step=state.get("global_step", 0))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        state, weights = directory.read_trainer(path)
+        state["state_dict"] = {PREFIX + name: tensor for name, tensor in weights.items()}
+        state["anyformer"] = {"path": str(directory.resolve(path))}
+        return state
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Checkpoints(ModelCheckpoint):
+    """Keeps `<default_root_dir>/last` up to date: every so many steps, when training ends, and on a signal.
+
+    SIGTERM, SIGUSR1 and SIGINT only set a flag; at the next step's end the checkpoint is written and the process
+    exits with 128 + the signal's number. `fit --ckpt_path last` goes on from it. Every setting of Lightning's
+    ModelCheckpoint works too, for instance `monitor="val/digits", save_top_k=3`.
+    """
+
+    FILE_EXTENSION = ""
+
+    def __init__(self, dirpath: str | None = None, every_n_train_steps: int = 500, save_top_k: int = 0, **more) -> None:
+        self._received: int | None = None
+        self._handlers: dict[int, Any] = {}
+        super().__init__(
+            dirpath, every_n_train_steps=every_n_train_steps, save_last=True, save_top_k=save_top_k,
+            enable_version_counter=False, **more,
+        )  # fmt: skip
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._settle(trainer)
+        super().setup(trainer, pl_module, stage)
+
+    def _find_last_checkpoints(self, trainer: L.Trainer) -> set[str]:
+        self._settle(trainer)  # `ckpt_path="last"` is looked up before `setup`
+        return super()._find_last_checkpoints(trainer)
+
+    def _settle(self, trainer: L.Trainer) -> None:
+        if self.dirpath is None:
+            self.dirpath = str(Path(trainer.default_root_dir).absolute())
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+                self._handlers[number] = signal.signal(number, self._note)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *rest) -> None:
+        super().on_train_batch_end(trainer, pl_module, *rest)
+        batch_idx = rest[-1]
+        if self._received is not None and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._save_now(trainer)
+            raise SystemExit(128 + self._received)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save_now(trainer)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+
+    def _save_now(self, trainer: L.Trainer) -> None:
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))

@@ -1,0 +1,312 @@
+"""The data module: a mixture of tasks as packed batches, in an order fixed by (seed, step)."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from anyformer.batch import Batch, pack, target_counts
+from anyformer.contracts import Sample, Split, Task, Tokenizer, prepare
+from anyformer.errors import ConfigError, LimitError, unknown
+from anyformer.registry import objectives, tasks, tokenizers
+from anyformer.training.mixture import Plan, Reference, Source, keyed
+
+
+@dataclass
+class Preparation:
+    """From references to packed batches; what a data worker holds.
+
+    window: the micro-batches of one optimiser step; each of them is stamped with the counts of them all.
+    """
+
+    tasks: Mapping[str, Task]
+    tokenizers: Mapping[str, Tokenizer]
+    split: Split
+    seed: int
+    _latest: tuple = field(default=((), ()), repr=False)
+
+    def batch(self, references: Sequence[Reference]) -> Batch:
+        """Equal shapes stand side by side, so that attention can take them in one call."""
+        examples = [self._example(reference) for reference in references]
+        examples.sort(key=lambda example: (example.task, example.tokens.length, example.prefix))
+        return pack(examples)
+
+    def micro_batch(self, window: Sequence[Sequence[Reference]], index: int) -> Batch:
+        key = tuple(map(tuple, window))
+        if self._latest[0] != key:
+            self._latest = (key, tuple(self.batch(references) for references in window))
+        counts: dict[str, float] = {}
+        for batch in self._latest[1]:
+            for task, count in target_counts(batch.targets).items():
+                counts[task] = counts.get(task, 0.0) + count
+        return replace(self._latest[1][index], counts=counts)
+
+    def samples(self, task: str) -> Sequence[Sample]:
+        if task not in self._samples:
+            self._samples[task] = self.tasks[task].examples(self.split)
+        return self._samples[task]
+
+    def length(self, task: str, index: int) -> int:
+        """Tokens of a sample, before encoding it."""
+        values, fields = self.samples(task)[index].values, self.tasks[task].fields
+        return sum(self.tokenizers[fields[name]].length(raw) for name, raw in values.items())
+
+    def _example(self, reference: Reference):
+        name, task = reference.task, self.tasks[reference.task]
+        sample = self.samples(name)[reference.index]
+        rng = keyed(self.seed, self.split, name, reference.epoch, reference.index)
+        return prepare(name, task, self.tokenizers, sample, rng)
+
+    @cached_property
+    def _samples(self) -> dict[str, Sequence[Sample]]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_samples": {}, "_latest": ((), ())}  # workers read their own
+
+
+class Windows(Dataset):
+    """Requests (window, index) to batches; a map-style set, so the order is the sampler's alone."""
+
+    def __init__(self, preparation: Preparation) -> None:
+        self.preparation = preparation
+
+    def __getitem__(self, request: tuple[Sequence[Sequence[Reference]], int]) -> Batch:
+        return self.preparation.micro_batch(*request)
+
+
+class WindowSampler(DistributedSampler):
+    """This rank's requests from a given optimiser step on.
+
+    It is a DistributedSampler only so that Lightning knows the order to be split among ranks already.
+    """
+
+    def __init__(self, plan: Plan, trainer: L.Trainer | None, epoch_steps: int | None) -> None:
+        self.plan, self.trainer, self.epoch_steps = plan, trainer, epoch_steps
+
+    def __iter__(self) -> Iterator[tuple[list[list[Reference]], int]]:
+        ranks = self.trainer.world_size if self.trainer else 1
+        rank = self.trainer.global_rank if self.trainer else 0
+        micro = _accumulation(self.trainer)
+        step = self.trainer.global_step if self.trainer else 0
+        left = self.epoch_steps - step % self.epoch_steps if self.epoch_steps else None
+        batches = self.plan.batches(start=step * micro * ranks)
+        while left is None or left > 0:
+            mine = [[next(batches) for _ in range(ranks)][rank] for _ in range(micro)]
+            yield from ((mine, index) for index in range(micro))
+            left = None if left is None else left - 1
+
+    def __len__(self) -> int:
+        if self.epoch_steps is None:
+            raise TypeError("the mixture has no end; give epoch_steps to have epochs")
+        return self.epoch_steps * _accumulation(self.trainer)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The order follows from the step; an epoch's number adds nothing."""
+
+
+def _accumulation(trainer: L.Trainer | None) -> int:
+    return trainer.accumulate_grad_batches if trainer else 1
+
+
+class Mixture(L.LightningDataModule):
+    """Tokenizers and tasks by registry name, mixed by tokens.
+
+    tokenizers: `{name: settings}`; `type` in the settings names the plugin when it is not `name` itself.
+    tasks: `{name: settings}` likewise; beside the task's own settings, `weight` is its share of each batch's tokens,
+    `loss_weight` its factor in the total loss, and `objective` (`{"type": ..., ...}`) replaces its default objective.
+    token_budget: the most tokens in a micro-batch. temperature: instead of `weight`, shares proportional to each
+    task's training tokens to the power 1/temperature (1 proportional, larger flatter).
+    seed: of the order and of every random choice in preparation. workers: processes that encode.
+    epoch_steps: optimiser steps called an epoch; None for a single endless one (use max_steps or max_time).
+    validation_tokens: how much of each task's validation split is looked at.
+    """
+
+    def __init__(
+        self,
+        tokenizers: dict[str, dict[str, Any] | None],
+        tasks: dict[str, dict[str, Any] | None],
+        token_budget: int = 4096,
+        temperature: float | None = None,
+        seed: int = 0,
+        workers: int = 0,
+        epoch_steps: int | None = None,
+        validation_tokens: int = 20_000,
+    ) -> None:
+        super().__init__()
+        self.tokenizers: dict[str, Tokenizer] = make_tokenizers(tokenizers)
+        self.tasks: dict[str, Task] = {}
+        self.weights: dict[str, float] = {}
+        self.loss_weights: dict[str, float] = {}
+        for name, settings in tasks.items():
+            self._add(name, dict(settings or {}))
+        if not self.tasks:
+            raise ConfigError("A mixture needs at least one task.")
+        self.token_budget, self.temperature, self.seed = token_budget, temperature, seed
+        self.workers, self.epoch_steps, self.validation_tokens = workers, epoch_steps, validation_tokens
+
+    def setup(self, stage: str | None = None) -> None:
+        """Fit what needs fitting, on the training split of every task that uses it."""
+        fit_tokenizers(self.tokenizers, self.tasks)
+
+    def heads(self) -> list[str]:
+        """Every stream that some task predicts."""
+        found: dict[str, None] = {}
+        for task in self.tasks.values():
+            specs = {name: self.tokenizers[kind].streams for name, kind in task.fields.items()}
+            found |= dict.fromkeys(task.objective.predicts(specs))
+        return list(found)
+
+    def train_dataloader(self) -> DataLoader:
+        preparation = self._preparation("train")
+        sources = [
+            Source(name, len(preparation.samples(name)), _length_of(preparation, name), self.seed)
+            for name in self.tasks
+        ]
+        plan = Plan(sources, self._shares(sources), self.token_budget)
+        return self._loader(preparation, WindowSampler(plan, self.trainer, self.epoch_steps))
+
+    def val_dataloader(self) -> DataLoader:
+        return self._in_order("validation")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._in_order("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        return self._in_order("test")
+
+    def _add(self, name: str, settings: dict[str, Any]) -> None:
+        self.weights[name] = float(settings.pop("weight", 1.0))
+        self.loss_weights[name] = float(settings.pop("loss_weight", 1.0))
+        chosen = settings.pop("objective", None)
+        task = tasks.create(settings.pop("type", name), settings)
+        if chosen is not None:
+            chosen = dict(chosen)
+            task.objective = objectives.create(chosen.pop("type", ""), chosen)
+        for kind in task.fields.values():
+            if kind not in self.tokenizers:
+                raise ConfigError(f"Task {name!r} needs a tokenizer: {unknown('tokenizer', kind, self.tokenizers)}")
+        self.tasks[name] = task
+
+    def _preparation(self, split: Split) -> Preparation:
+        return Preparation(self.tasks, self.tokenizers, split, self.seed)
+
+    def _shares(self, sources: Sequence[Source]) -> list[float]:
+        if self.temperature is None:
+            return [self.weights[source.task] for source in sources]
+        totals = [sum(source.length(i) for i in range(source.size)) for source in sources]
+        return [total ** (1 / self.temperature) for total in totals]
+
+    def _in_order(self, split: Split) -> DataLoader:
+        """The beginning of each task's split, in its own order, packed within the budget."""
+        preparation = self._preparation(split)
+        requests: list[tuple[list[list[Reference]], int]] = []
+        for name in self.tasks:
+            references, tokens, seen = [], 0, 0
+            for index in range(len(preparation.samples(name))):
+                length = preparation.length(name, index)
+                if length > self.token_budget:
+                    raise LimitError(f"Task {name!r}, sample {index}: {length} tokens exceed {self.token_budget=}.")
+                if tokens + length > self.token_budget:
+                    requests.append(([references], 0))
+                    references, tokens = [], 0
+                if seen + length > self.validation_tokens and seen and split == "validation":
+                    break
+                references.append(Reference(name, index, 0))
+                tokens, seen = tokens + length, seen + length
+            if references:
+                requests.append(([references], 0))
+        ranks = DistributedSampler(requests, _ranks(self.trainer), _rank(self.trainer), shuffle=False)
+        return self._loader(preparation, _Requests(requests, ranks))
+
+    def _loader(self, preparation: Preparation, sampler) -> DataLoader:
+        workers = self.workers if self.workers and _picklable(preparation) else 0
+        return DataLoader(
+            Windows(preparation),
+            batch_size=None,
+            sampler=sampler,
+            num_workers=workers,
+            # FFTs hang in a worker that was forked after OpenMP threads had started
+            multiprocessing_context="forkserver" if workers else None,
+            timeout=300 if workers else 0,
+            pin_memory=_on_cuda(self.trainer),
+        )
+
+
+class _Requests(DistributedSampler):
+    """A fixed list of requests, split among ranks."""
+
+    def __init__(self, requests: list, ranks: DistributedSampler) -> None:
+        self.requests, self.ranks = requests, ranks
+
+    def __iter__(self):
+        return (self.requests[index] for index in self.ranks)
+
+    def __len__(self) -> int:
+        return len(self.ranks)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Always the same order."""
+
+
+def make_tokenizers(config: Mapping[str, dict[str, Any] | None]) -> dict[str, Tokenizer]:
+    """Tokenizers from `{name: settings}`."""
+    made = {}
+    for name, settings in config.items():
+        settings = dict(settings or {})
+        made[name] = tokenizers.create(settings.pop("type", name), {"name": name, **settings})
+    return made
+
+
+def fit_tokenizers(tokenizers: Mapping[str, Tokenizer], tasks: Mapping[str, Task]) -> None:
+    """Fit each unfitted tokenizer on the training values of every field that uses it."""
+    for name, tokenizer in tokenizers.items():
+        if not tokenizer.fitted:
+            tokenizer.fit(
+                sample.values[field]
+                for task in tasks.values()
+                for field, kind in task.fields.items()
+                if kind == name
+                for sample in task.examples("train")
+                if field in sample.values
+            )
+
+
+def _length_of(preparation: Preparation, task: str):
+    return lambda index: preparation.length(task, index)
+
+
+def _picklable(preparation: Preparation) -> bool:
+    """A plugin defined in a notebook cannot travel into a worker; then the main process encodes, saying so."""
+    parts = [*preparation.tasks.values(), *preparation.tokenizers.values()]
+    stuck = [type(part).__qualname__ for part in parts if type(part).__module__ == "__main__"]
+    try:
+        pickle.dumps(preparation)
+    except Exception as error:
+        stuck.append(str(error))
+    if stuck:
+        warnings.warn(
+            f"Data is prepared in the main process, because workers cannot import {', '.join(stuck)}. "
+            "Move it to an importable module to use workers.",
+            stacklevel=2,
+        )
+    return not stuck
+
+
+def _ranks(trainer: L.Trainer | None) -> int:
+    return trainer.world_size if trainer else 1
+
+
+def _rank(trainer: L.Trainer | None) -> int:
+    return trainer.global_rank if trainer else 0
+
+
+def _on_cuda(trainer: L.Trainer | None) -> bool:
+    return bool(trainer) and trainer.strategy.root_device.type == "cuda"
