@@ -7,6 +7,7 @@ reported by name and leaves the others alone; a name claimed twice is refused, n
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
@@ -74,7 +75,7 @@ class Registry:
             if registered is plugin:
                 return name
         for name, claims in self.installed().items():
-            if any(claim.value == _where(plugin) for claim in claims):
+            if any(_already_loaded(claim) is plugin for claim in claims):
                 return name
         raise PluginError(
             f"{_where(plugin)} is not a registered {self.kind}, so nothing could load it again by name. "
@@ -129,6 +130,11 @@ class Registry:
 
 def _where(plugin: type) -> str:
     return f"{plugin.__module__}:{plugin.__qualname__}"
+
+
+def _already_loaded(point: EntryPoint) -> object:
+    """What an entry point gives, if its module has been imported; nothing is imported for the question."""
+    return point.load() if point.module in sys.modules else None
 
 
 def _origin(point: EntryPoint) -> str:

@@ -38,9 +38,10 @@ def check_task(
     samples: how many of each split are prepared and scored.
 
     The clauses: fields, modality and metrics are declared; settings are JSON and rebuild a task of the same
-    samples; splits are not empty, keep their order and share no id; samples prepare alike for one key, as long
-    as their tokenizers say, with targets inside and a head for each; a sample without the predicted field is a
-    prompt; an untrained model gets one finite score a sample and metric; baselines are of its metrics.
+    samples; splits are not empty, keep their order and share no id; samples prepare alike for one key, as
+    long as their tokenizers say, with targets inside and a head for each; a sample without the predicted
+    field is a prompt; an untrained model gets one finite score a sample and metric; baselines are of its
+    metrics.
     """
     case = Case.of(task, name, tokenizers, samples, seed)
     for check in CLAUSES:
@@ -49,13 +50,14 @@ def check_task(
 
 @dataclass(frozen=True)
 class Case:
-    """The task, fitted tokenizers, and the first samples of each split."""
+    """The task, fitted tokenizers, each split, and how many samples of it go through every clause."""
 
     plugin: str
     name: str
     task: Task
     tokenizers: Mapping[str, Tokenizer]
-    samples: Mapping[Split, Sequence[Sample]]
+    splits: Mapping[Split, Sequence[Sample]]
+    count: int
     seed: int
 
     @classmethod
@@ -74,19 +76,19 @@ class Case:
         _require_declarations(plugin, task)
         clause = Clause(plugin, "gives samples", "examples(split) makes them without any set-up by the user.")
         with clause.sound("samples of each split"):
-            samples = {split: task.examples(split)[:count] for split in SPLITS}
+            splits = {split: task.examples(split) for split in SPLITS}
         fitted = dict(given or {})
         for kind in task.fields.values():
             if kind not in fitted:
-                fitted[kind] = _fitted(task, kind)
-        return cls(plugin, name, task, fitted, samples, seed)
+                fitted[kind] = _fitted(task, kind, splits["train"])
+        return cls(plugin, name, task, fitted, splits, count, seed)
 
     def clause(self, title: str, cure: str) -> Clause:
         return Clause(self.plugin, title, cure)
 
     @property
     def each(self) -> list[Sample]:
-        return [sample for split in SPLITS for sample in self.samples[split]]
+        return [sample for split in SPLITS for sample in self.splits[split][: self.count]]
 
     @property
     def specs(self) -> dict[str, Sequence[StreamSpec]]:
@@ -122,12 +124,12 @@ def _require_declarations(plugin: str, task: Task) -> None:
         clause.require(bool(names) and len(set(names)) == len(metrics), "metrics of different names", metrics)
 
 
-def _fitted(task: Task, kind: str) -> Tokenizer:
+def _fitted(task: Task, kind: str, samples: Sequence[Sample]) -> Tokenizer:
     """A registered tokenizer, fitted on what the task's training split has for it."""
     tokenizer = tokenizers.create(kind, {"name": kind})
     if not tokenizer.fitted:
         fields = [field for field, of in task.fields.items() if of == kind]
-        values = (s.values[f] for s in task.examples("train") for f in fields if f in s.values)
+        values = (s.values[f] for s in samples for f in fields if f in s.values)
         tokenizer.fit(islice(values, FITTED))
     return tokenizer
 
@@ -137,7 +139,7 @@ def splits_are_sound(case: Case) -> None:
     clause = case.clause("splits are sound", "Cut the data once, by a fixed key, and build ids from it.")
     seen: set[str] = set()
     for split in SPLITS:
-        first, second = case.task.examples(split), case.task.examples(split)
+        first, second = case.splits[split], case.task.examples(split)
         clause.require(len(first) > 0, f"samples in {split!r}", "none")
         same = [sample.id for sample in first] == [sample.id for sample in second]
         clause.require(same, f"one order of {split!r} at every call", "another order")
@@ -159,8 +161,8 @@ def rebuilds(case: Case) -> None:
     with clause.sound("plain JSON settings that make an equal task"):
         twin = type(case.task)(**json.loads(json.dumps(case.task.config())))
         for split in SPLITS:
-            again = twin.examples(split)[: len(case.samples[split])]
-            same = equal([_plain(s) for s in again], [_plain(s) for s in case.samples[split]])
+            pair = (twin.examples(split)[: case.count], case.splits[split][: case.count])
+            same = equal(*([_plain(sample) for sample in samples] for samples in pair))
             clause.require(same, f"the same samples of {split!r}", "others")
 
 
@@ -221,7 +223,7 @@ def prompts(case: Case) -> None:
 def scores(case: Case) -> None:
     """An untrained model gets one finite score for each sample and metric."""
     clause = case.clause("scores", "score yields one Score a sample and metric, whatever the model answers.")
-    samples = case.samples["test"]
+    samples = case.splits["test"][: case.count]
     with torch.random.fork_rng(devices=[]), torch.no_grad(), clause.sound("scores of an untrained model"):
         torch.manual_seed(case.seed)
         model = Model(case.tokenizers, TINY, case.heads()).eval()

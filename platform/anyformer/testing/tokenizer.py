@@ -179,13 +179,15 @@ def rebuilds(case: Case) -> None:
 
 
 def refuses_damaged_state(case: Case) -> None:
-    """A missing or unreadable file is noticed when it is restored, not when it is first used."""
+    """An unreadable file is noticed when it is restored, not when it is first used; a missing one leaves the
+    tokenizer unfitted at best."""
     clause = case.clause("refuses damaged state", "restore raises TokenizerError naming the file.")
     config, state = case.tokenizer.config(), case.tokenizer.state()
     for filename in state:
         without = {name: content for name, content in state.items() if name != filename}
-        with clause.refuses(f"state without {filename!r}"):
-            _rebuilt(case.tokenizer, config, without)
+        with clause.accepts_or_refuses(f"state without {filename!r}"):
+            twin = _rebuilt(case.tokenizer, config, without)
+            clause.require(not twin.fitted, f"refusal without {filename!r}, or `fitted` false", "fitted")
         with clause.refuses(f"garbage in {filename!r}"):
             _rebuilt(case.tokenizer, config, {**state, filename: b"\xff\x00 not a state"})
 

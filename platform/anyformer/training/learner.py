@@ -67,8 +67,9 @@ class Learner(L.LightningModule):
             {"params": others, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=True)
-        schedule = make_schedule(self.schedule, self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        self.rate = make_schedule(self.schedule, self.trainer.estimated_stepping_batches)
+        # a plain function has no state: a resumed run follows its own settings, so max_steps may be raised
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -81,12 +81,9 @@ class TimeBudget(Callback):
         self._start = time.monotonic()
         self._first = trainer.global_step
 
-    def on_train_batch_end(self, trainer: L.Trainer, *rest) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *rest) -> None:
         elapsed = time.monotonic() - self._start
         done = max(1, trainer.global_step - self._first)
-        total = self._first + max(done, round(done * self.seconds / max(elapsed, 1e-9)))
-        for config in trainer.lr_scheduler_configs:
-            for schedule in config.scheduler.lr_lambdas:
-                schedule.total_steps = total
+        pl_module.rate.total_steps = self._first + max(done, round(done * self.seconds / max(elapsed, 1e-9)))
         if elapsed >= self.seconds:
             trainer.should_stop = True

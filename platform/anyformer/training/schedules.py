@@ -1,4 +1,4 @@
-"""Learning-rate schedules: step → factor on the base rate. Plain attributes, so they travel in a checkpoint."""
+"""Learning-rate schedules: step → factor on the base rate. `total_steps` may be moved while training."""
 
 from __future__ import annotations
 

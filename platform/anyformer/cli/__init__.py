@@ -1,0 +1,149 @@
+"""`anyformer COMMAND …`. Arguments are read before torch is imported, so help and lists answer at once.
+
+Exit status: 0 success; 1 a check, task or bar failed; 2 the command line or a configuration is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from anyformer.errors import AnyformerError, ConfigError, nearest
+
+LIGHTNING = ("fit", "validate", "test", "predict")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: one line of help, its arguments, and the module whose `run` does it (imported on use)."""
+
+    help: str
+    module: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+
+
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint directory")
+    parser.add_argument("--config", required=True, metavar="FILE", help="which tasks, as YAML")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the report goes")
+    parser.add_argument("--seed", type=int, help="instead of the configuration's")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default cpu)")
+
+
+def _generate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint directory")
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="TOKENIZER=VALUE",
+        help="what is given, in order: image=photo.png, audio=clip.wav, text='once upon'",
+    )  # fmt: skip
+    parser.add_argument("--output", default="text", metavar="TOKENIZER", help="what is generated (default text)")
+    parser.add_argument("--prompt", metavar="TEXT", help="text to continue; the same as --input text=TEXT, left open")
+    parser.add_argument("--max-new", type=int, default=64, help="the most new tokens (default 64)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--top-k", type=int, help="sample among the k likeliest")
+    parser.add_argument("--top-p", type=float, help="sample among the likeliest that hold this much probability")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", choices=["tokenizers", "tasks", "objectives", "experiments", "evaluations"])
+    parser.add_argument("--json", action="store_true", help="one JSON array on stdout")
+
+
+def _check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", choices=["tokenizer", "task"])
+    parser.add_argument("name")
+    parser.add_argument("--config", metavar="FILE", help="an experiment whose settings for it are used")
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--minutes", type=float, default=8.0, help="for training and evaluation together (default 8)")
+    parser.add_argument("--out", default="runs/demo", metavar="DIR", help="checkpoint and report (default runs/demo)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", metavar="REPORT", help="a report's directory or report.json")
+    parser.add_argument("second", metavar="REPORT")
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("train one backbone on four modalities, evaluate it, print the report", "demo", _demo),
+    "fit": Command("train: --config FILE [--config FILE] [--a.b=c]; resume with --ckpt_path last", "fit", lambda p: None),
+    "validate": Command("losses on the validation split", "fit", lambda p: None),
+    "test": Command("losses on the test split", "fit", lambda p: None),
+    "predict": Command("losses per batch of the test split", "fit", lambda p: None),
+    "evaluate": Command("score a checkpoint on the tasks of a configuration; writes a report", "evaluate", _evaluate),
+    "compare": Command("two reports side by side, with intervals and a paired test", "compare", _compare),
+    "generate": Command("let a checkpoint speak: text from text, image, audio", "generate", _generate),
+    "list": Command("what is installed: tokenizers, tasks, objectives, experiments, evaluations", "listing", _list),
+    "check": Command("hold a tokenizer or task to its contract", "check", _check),
+    "doctor": Command("versions, devices, plugins: what is broken and how to mend it", "doctor", lambda p: None),
+}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The console script."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        sys.exit(_run(arguments))
+    except ConfigError as error:
+        sys.exit(_say(error, 2))
+    except AnyformerError as error:
+        sys.exit(_say(error, 1))
+    except BrokenPipeError:  # the reader of our output (head, less) has closed it
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _run(arguments: list[str]) -> int:
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if name == "--version":
+        from anyformer import __version__
+
+        print(f"anyformer {__version__}")
+        return 0
+    if name not in COMMANDS:
+        raise ConfigError(f"Unknown command {name!r}.{nearest(name, COMMANDS)} See `anyformer --help`.")
+    module = f"anyformer.cli.{COMMANDS[name].module}"
+    if name in LIGHTNING:
+        return import_module(module).run(arguments)
+    parser = argparse.ArgumentParser(f"anyformer {name}", description=COMMANDS[name].help, allow_abbrev=False)
+    COMMANDS[name].arguments(parser)
+    _refuse_unknown(parser, arguments[1:])
+    return import_module(module).run(parser.parse_args(arguments[1:]))
+
+
+def _refuse_unknown(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    """argparse first complains of what is missing; the misspelt option that caused it is the better news."""
+    known = [option for action in parser._actions for option in action.option_strings]
+    for argument in arguments:
+        option = argument.split("=")[0]
+        if option.startswith("--") and option not in known:
+            raise ConfigError(f"Unknown option {option!r} of `{parser.prog}`.{nearest(option, known)}")
+
+
+def overview() -> str:
+    """What `anyformer --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "anyformer: anything that can be tokenized goes through one transformer.",
+            "",
+            "usage: anyformer COMMAND [arguments]        anyformer COMMAND --help",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _say(error: AnyformerError, status: int) -> int:
+    print(f"anyformer: {error}", file=sys.stderr)
+    return status

@@ -1,0 +1,26 @@
+"""`anyformer check`: a tokenizer or task against its contract."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from anyformer.registry import tasks, tokenizers
+from anyformer.testing import check_task, check_tokenizer
+
+
+def run(arguments: argparse.Namespace) -> int:
+    registry, check = (
+        (tokenizers, check_tokenizer) if arguments.kind == "tokenizer" else (tasks, check_task)
+    )
+    settings = _settings(arguments.config, registry.kind + "s", arguments.name) if arguments.config else {}
+    kind = settings.pop("type", arguments.name)
+    check(registry.create(kind, settings))
+    print(f"{arguments.kind} {arguments.name}: keeps its contract ({registry.origin(kind)})")
+    return 0
+
+
+def _settings(config: str, section: str, name: str) -> dict:
+    from anyformer.cli.experiment import read
+
+    return dict(read(Path(config)).data[section].get(name) or {})
