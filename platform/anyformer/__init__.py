@@ -21,7 +21,14 @@ _PUBLIC = {
     "anyformer.model": ["GREEDY", "ForwardPass", "Model", "Sampling", "Session"],
     "anyformer.checkpoint": ["load", "save"],
     "anyformer.objectives": ["NextToken", "Prefix", "ReturnConditioned"],
-    "anyformer.training": ["CheckpointDirectory", "Checkpoints", "Learner", "Mixture", "ProgressLines", "TimeBudget"],
+    "anyformer.training": [
+        "CheckpointDirectory",
+        "Checkpoints",
+        "Learner",
+        "Mixture",
+        "ProgressLines",
+        "TimeBudget",
+    ],
     "anyformer.evaluation": ["Report", "compare", "evaluate"],
     "anyformer.testing": ["check_task", "check_tokenizer"],
 }

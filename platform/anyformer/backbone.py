@@ -55,9 +55,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
-        self.final_norm = (
-            make_norm(config.norm, config.dim, config.norm_eps) if config.final_norm else nn.Identity()
-        )
+        self.final_norm = make_norm(config.norm, config.dim, config.norm_eps) if config.final_norm else nn.Identity()
         head_dim = config.head_dim or config.dim // config.heads
         self.positions = make_positions(config.positions, config.dim, head_dim, config.rank or 1)
         self.dropout = nn.Dropout(config.dropout)
@@ -97,7 +95,8 @@ class Backbone(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
+    """Weights that keep the variance of what passes through, at any width (LeCun et al. 1998, §4.6)."""
     if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

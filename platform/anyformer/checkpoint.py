@@ -4,7 +4,7 @@
     config.json                         the model's settings; tokenizers and tasks by registry name
     tokenizers/<name>/<file>            what each tokenizer learned
     trainer.json, trainer.safetensors   optimiser, schedule, loops, callbacks (training checkpoints only)
-    manifest.json                       sha256 and size of every file, step; written last
+    manifest.json                       sha256 and size of every file, step, and its own sha256; written last
 
 It is written beside its target, synced and renamed, so a reader sees the old one or the new one.
 """
@@ -44,12 +44,17 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Model:
     path = resolve(path)
     verify(path)
     config = read_json(path / "config.json")
-    tokenizers = {name: _tokenizer(path, name, entry) for name, entry in config["tokenizers"].items()}
-    model = Model(tokenizers, **config["model"])
+    try:
+        tokenizers = {name: _tokenizer(path, name, entry) for name, entry in config["tokenizers"].items()}
+        model = Model(tokenizers, **config["model"])
+    except (TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path}: config.json does not describe a model ({error}).") from error
     try:
         model.load_state_dict(read_tensors(path / "model.safetensors"))
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: the weights do not fit the model that config.json describes: {error}") from error
+        raise CheckpointError(
+            f"{path}: the weights do not fit the model that config.json describes: {error}"
+        ) from error
     return model.to(map_location).eval()
 
 
@@ -96,8 +101,13 @@ def write(
     trainer: dict[str, Any] | None = None,
     step: int = 0,
 ) -> None:
-    """Commit a checkpoint atomically; NonFiniteError rather than a poisoned one."""
-    target = Path(path)
+    """Commit a checkpoint atomically; NonFiniteError rather than a poisoned one, and CheckpointError rather than
+    the loss of something at `path` that is no checkpoint."""
+    target = Path(path).absolute()
+    if target.exists() and not (target / "manifest.json").exists() and not _is_empty(target):
+        raise CheckpointError(
+            f"{target}: exists and is not a checkpoint, so it is not replaced. Choose a new directory."
+        )
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NonFiniteError(f"{target}: not written, because the weight {name!r} is not finite.")
@@ -111,6 +121,7 @@ def write(
         "finite": True,
         "files": {n: {"sha256": _sha256(data), "bytes": len(data)} for n, data in contents.items()},
     }
+    manifest["sha256"] = _own_digest(manifest)
     temporary = target.with_name(f".tmp-{target.name}-{uuid.uuid4().hex[:8]}")
     try:
         for name, data in (*contents.items(), ("manifest.json", _json(manifest))):
@@ -131,14 +142,17 @@ def read_trainer(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     verify(path)
     if not (path / "trainer.json").exists():
         raise CheckpointError(f"{path}: holds a model but no trainer state, so no run can resume from it.")
-    skeleton = read_json(path / "trainer.json")
-    return _join(skeleton, read_tensors(path / "trainer.safetensors")), read_tensors(path / "model.safetensors")
+    skeleton, tensors = read_json(path / "trainer.json"), read_tensors(path / "trainer.safetensors")
+    try:
+        return _join(skeleton, tensors), read_tensors(path / "model.safetensors")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: trainer.json does not describe a trainer's state ({error}).") from error
 
 
 def resolve(path: str | Path) -> Path:
     """The checkpoint directory meant by `path`: itself, its `last`, or what a crash left of it."""
     path = Path(path)
-    for candidate in (path, path / "last", _previous(path)):
+    for candidate in (path, path / "last", _previous(path), _previous(path / "last")):
         if (candidate / "manifest.json").exists():
             return candidate
     if path.is_dir():
@@ -147,8 +161,8 @@ def resolve(path: str | Path) -> Path:
 
 
 def verify(path: Path) -> None:
-    """Compare every file with the manifest."""
-    for name, expected in read_json(path / "manifest.json")["files"].items():
+    """Compare every file with the manifest, and the manifest with itself."""
+    for name, expected in _manifest(path)["files"].items():
         file = path / name
         if not file.resolve().is_relative_to(path.resolve()):
             raise CheckpointError(f"{path}: the manifest names {name!r}, which lies outside the checkpoint.")
@@ -160,6 +174,23 @@ def verify(path: Path) -> None:
                 f"{path}: {name} is damaged: expected sha256 {expected['sha256'][:12]}…, "
                 f"found {found[:12]}…. Use another checkpoint of the run."
             )
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    manifest = read_json(path / "manifest.json")
+    if not isinstance(manifest, dict) or manifest.get("sha256") != _own_digest(manifest):
+        raise CheckpointError(f"{path}: manifest.json is damaged. Use another checkpoint of the run.")
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: has format {manifest.get('format')}; expected {FORMAT}. Read it with the version that wrote it."
+        )
+    return manifest
+
+
+def _own_digest(manifest: Mapping[str, Any]) -> str:
+    """Over everything in the manifest but this digest."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return _sha256(json.dumps(rest, sort_keys=True).encode())
 
 
 def read_json(file: Path) -> Any:
@@ -251,16 +282,22 @@ def _commit(temporary: Path, target: Path) -> None:
     for folder in _folders(temporary):
         _sync(folder)
     previous = _previous(target)
-    if target.exists():
+    replacing = target.exists()
+    if replacing:
         shutil.rmtree(previous, ignore_errors=True)
         target.rename(previous)
-    temporary.rename(target)
+    try:
+        temporary.rename(target)
+    except OSError:
+        if replacing:
+            previous.rename(target)
+        raise
     _sync(target.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
 def _previous(path: Path) -> Path:
-    return path.with_name(f".previous-{path.name}")
+    return path.parent / f".previous-{path.name}"
 
 
 def _write_synced(file: Path, data: bytes) -> None:
@@ -294,6 +331,10 @@ def _sha256(data: bytes) -> str:
 
 def _megabytes(contents: Mapping[str, bytes]) -> int:
     return sum(map(len, contents.values())) // 2**20 + 1
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _existing(path: Path) -> Path:

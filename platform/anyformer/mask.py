@@ -56,8 +56,13 @@ class Mask:
         return cls(lengths, lengths, prefix)
 
     def windowed(self, window: int | None) -> Mask:
-        """The same mask, seen through a sliding window of `window` keys up to and including the query."""
-        return self if window == self.window else replace(self, window=window)
+        """The same mask, seen through a sliding window of `window` keys up to and including the query.
+
+        None adds no window; of two windows the narrower one counts.
+        """
+        if window is None or (self.window is not None and self.window <= window):
+            return self
+        return replace(self, window=window)
 
     def visible(self, document: int) -> Bool[Tensor, "queries keys"]:
         """The document's dense mask, on the CPU: the definition every back end is tested against."""

@@ -109,9 +109,10 @@ def _from_slot_before(streams: Mapping[str, Stream], first: int, continuous: boo
     for name, stream in streams.items():
         if stream.values.is_floating_point() and not continuous:
             continue
+        kept = stream.slots >= first
+        if not bool(kept.any()):
+            continue
         if len(stream.values) != len(stream.slots):
             raise ConfigError(f"Stream {name!r} has fewer slots than values; it cannot be predicted slot by slot.")
-        kept = stream.slots >= first
-        if bool(kept.any()):
-            targets[name] = Stream.whole(stream.values[kept], stream.slots[kept] - 1)
+        targets[name] = Stream.whole(stream.values[kept], stream.slots[kept] - 1)
     return targets

@@ -167,9 +167,7 @@ def spec_table(specs: Iterable[StreamSpec]) -> dict[str, StreamSpec]:
     table: dict[str, StreamSpec] = {}
     for spec in specs:
         if table.setdefault(spec.name, spec) != spec:
-            raise ConfigError(
-                f"Two different streams are named {spec.name!r}; give one tokenizer another name."
-            )
+            raise ConfigError(f"Two different streams are named {spec.name!r}; give one tokenizer another name.")
     return table
 
 

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any, NoReturn
 
-from anyformer.errors import AnyformerError, ConfigError, nearest
+from anyformer.errors import AnyformerError, ConfigError, nearest, unknown
 
 LIGHTNING = ("fit", "validate", "test", "predict")
 
@@ -72,7 +73,7 @@ def _compare(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("train one backbone on four modalities, evaluate it, print the report", "demo", _demo),
-    "fit": Command("train: --config FILE [--config FILE] [--a.b=c]; resume with --ckpt_path last", "fit", lambda p: None),
+    "fit": Command("train: --config FILE [--a.b=c …]; resume with --ckpt_path last", "fit", lambda p: None),
     "validate": Command("losses on the validation split", "fit", lambda p: None),
     "test": Command("losses on the test split", "fit", lambda p: None),
     "predict": Command("losses per batch of the test split", "fit", lambda p: None),
@@ -83,6 +84,17 @@ COMMANDS: dict[str, Command] = {
     "check": Command("hold a tokenizer or task to its contract", "check", _check),
     "doctor": Command("versions, devices, plugins: what is broken and how to mend it", "doctor", lambda p: None),
 }  # fmt: skip
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains in one sentence, with the nearest name, rather than with its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"`{self.prog}`: {message}. See `{self.prog} --help`.")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise unknown(action.dest, value, action.choices)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -114,7 +126,7 @@ def _run(arguments: list[str]) -> int:
     module = f"anyformer.cli.{COMMANDS[name].module}"
     if name in LIGHTNING:
         return import_module(module).run(arguments)
-    parser = argparse.ArgumentParser(f"anyformer {name}", description=COMMANDS[name].help, allow_abbrev=False)
+    parser = Parser(f"anyformer {name}", description=COMMANDS[name].help, allow_abbrev=False)
     COMMANDS[name].arguments(parser)
     _refuse_unknown(parser, arguments[1:])
     return import_module(module).run(parser.parse_args(arguments[1:]))

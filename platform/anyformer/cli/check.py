@@ -10,9 +10,7 @@ from anyformer.testing import check_task, check_tokenizer
 
 
 def run(arguments: argparse.Namespace) -> int:
-    registry, check = (
-        (tokenizers, check_tokenizer) if arguments.kind == "tokenizer" else (tasks, check_task)
-    )
+    registry, check = (tokenizers, check_tokenizer) if arguments.kind == "tokenizer" else (tasks, check_task)
     settings = _settings(arguments.config, registry.kind + "s", arguments.name) if arguments.config else {}
     kind = settings.pop("type", arguments.name)
     check(registry.create(kind, settings))

@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import yaml
@@ -39,11 +40,13 @@ def train(out: Path, minutes: float, seed: int, start: float) -> None:
     experiment = read(presets.find("experiments", "quickstart"))
     say("preparing data: documentation topics, digits, dial tones, CartPole episodes")
     L.seed_everything(seed, verbose=False)
-    mixture = Mixture(**{**experiment.data, "seed": seed})
+    chosen: dict[str, Any] = experiment.data | {"seed": seed}
+    mixture = Mixture(**chosen)
     mixture.setup()
     left = minutes - (time.monotonic() - start) / 60
+    settings: dict[str, Any] = experiment.trainer | {"max_steps": -1, "default_root_dir": str(out), "logger": False}
     trainer = L.Trainer(
-        **{**experiment.trainer, "max_steps": -1, "default_root_dir": str(out), "logger": False},
+        **settings,
         callbacks=[Checkpoints(), ProgressLines(), TimeBudget(max(left, 0.05))],
         plugins=[CheckpointDirectory()],
         enable_model_summary=False,

@@ -2,47 +2,70 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from anyformer.errors import nearest
+from anyformer.errors import ConfigError, nearest
 from anyformer.training import CheckpointDirectory, Checkpoints, Learner, Mixture, ProgressLines
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser, with the nearest known setting beside an unknown one."""
+    """Lightning's parser. Its complaints are one sentence, with the nearest setting beside an unknown one."""
 
-    def error(self, message: str, ex: Exception | None = None) -> None:
-        known = [option.lstrip("-") for action in self._actions for option in action.option_strings]
-        unrecognised = re.search(r"[Uu]nrecognized arguments: --(\S+)|[Kk]ey[^\"']*[\"']([\w.]+)[\"']", message)
-        name = next((group for group in unrecognised.groups() if group), "") if unrecognised else ""
-        hint = nearest(name.split("=")[0], known) if name else ""
-        print(f"anyformer: {message.strip()}{hint}", file=sys.stderr)
-        sys.exit(2)
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        found = re.search(r"[Uu]nrecognized arguments: --([^\s=]+)|does not accept option '([^']+)'", message)
+        if found is None:
+            raise ConfigError(" ".join(message.split()))
+        name = next(group for group in found.groups() if group)
+        raise ConfigError(f"Unknown setting {name!r}.{nearest(name, _settings(self))} See `anyformer fit --help`.")
+
+
+def _settings(parser: argparse.ArgumentParser) -> list[str]:
+    """Every setting a parser knows, those of its subcommands included."""
+    inner = [
+        sub for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+        for sub in action._name_parser_map.values()
+    ]  # fmt: skip
+    own = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
+    return own + [setting for sub in inner for setting in _settings(sub)]
 
 
 class CLI(LightningCLI):
     """Our plugin for checkpoint directories is always there; callbacks of the configuration join the defaults."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        parser = Parser(**kwargs)
+        parser = Parser(allow_abbrev=False, **kwargs)
         parser.add_argument("-c", "--config", action="config", help="Path to a configuration file in YAML.")
         return parser
 
     def instantiate_trainer(self, **kwargs: Any):
         given = self._get(self.config_init, "trainer", default={}).get("plugins") or []
         plugins = given if isinstance(given, list) else [given]
-        return super().instantiate_trainer(plugins=[*plugins, CheckpointDirectory()], **kwargs)
+        try:
+            return super().instantiate_trainer(plugins=[*plugins, CheckpointDirectory()], **kwargs)
+        except (TypeError, ValueError) as error:  # how Lightning refuses a setting
+            raise ConfigError(f"The trainer's settings: {' '.join(str(error).split())}") from error
 
 
 def run(arguments: list[str]) -> int:
+    try:
+        _run(arguments)
+    except MisconfigurationException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
     CLI(
         Learner,
         Mixture,
-        args=arguments,
+        args=None if arguments == sys.argv[1:] else arguments,  # Lightning warns of arguments beside sys.argv's
+        seed_everything_default=0,
         trainer_defaults={
             "callbacks": [Checkpoints(), ProgressLines()],
             "use_distributed_sampler": False,  # the mixture's own sampler splits the order among ranks
@@ -52,4 +75,3 @@ def run(arguments: list[str]) -> int:
         parser_kwargs={"prog": "anyformer"},
         auto_configure_optimizers=False,
     )
-    return 0

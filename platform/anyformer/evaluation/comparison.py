@@ -108,5 +108,6 @@ def _columns(scores: list[SampleScore]) -> tuple[list[float], list[float]]:
 def _absence(first: dict, second: dict) -> str:
     if first and second:
         return "no sample in common"
-    missing = [name for name, scores in (("first", first), ("second", second)) if not scores]
-    return f"no scores in {' and '.join(missing)}"
+    if not first and not second:
+        return "no scores in either"
+    return f"no scores in the {'second' if first else 'first'}"

@@ -146,7 +146,9 @@ def _exhibits(exhibits: Sequence[Exhibit]) -> str:
 
 
 def _exhibit(exhibit: Exhibit) -> str:
-    parts = "".join(f"<div><dt>{escape(part.label)}</dt><dd>{_part(part)}</dd></div>" for part in exhibit.parts)
+    parts = "".join(
+        f"<div><dt>{escape(part.label)}</dt><dd>{_part(part)}</dd></div>" for part in exhibit.parts
+    )
     return (
         f'<article class="exhibit"><header><span>{escape(exhibit.id)}</span>'
         f"<span>{escape(exhibit.metric)} {number(exhibit.score)}</span></header><dl>{parts}</dl></article>"

@@ -15,7 +15,8 @@ from anyformer.contracts import SPLITS, Split
 from anyformer.errors import ConfigError, PluginError, nearest, unknown
 from anyformer.registry import tasks as registry
 
-RESERVED = ("type", "limit")  # an entry's own keys; all others are settings of the task
+# An entry's own keys. All others are settings of the task, which can have neither of these.
+RESERVED = ("type", "limit")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,10 @@ class Axis:
     def around(cls, values: Sequence[float], start: float, end: float, margin: float = 0.06) -> Axis:
         """Holds all the values, with room at both ends."""
         low, high = min(values), max(values)
-        room = (high - low) * margin or abs(high) * 0.1 or 1.0
+        largest = max(abs(low), abs(high))
+        apart = high - low > 1e-6 * largest  # else an axis of rounding errors
+        room = (high - low) * margin if apart else 0.1 * largest
+        room = room if room > 1e-30 else 1.0
         return cls(low - room, high + room, start, end)
 
     def __call__(self, value: float) -> float:
@@ -45,7 +48,9 @@ class Axis:
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
         first = math.ceil(self.low / step - 1e-9)
-        return [round(index * step, 12) for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        return [
+            float(f"{index * step:.12g}") for index in range(first, math.floor(self.high / step + 1e-9) + 1)
+        ]
 
 
 def beside_baselines(result: Result) -> str:

@@ -15,7 +15,7 @@ MARKS = {"better": "▲ better", "worse": "▼ worse", "even": "= even", None: A
 
 
 def number(value: float | None, signed: bool = False) -> str:
-    """Four significant digits, never more than four decimals, thousands grouped.
+    """Four digits, or four decimals below 1, but always three significant ones; thousands grouped.
 
     >>> number(0.97216), number(1.5), number(437.25), number(12345.6), number(None)
     ('0.9722', '1.500', '437.2', '12,346', '—')
@@ -23,9 +23,7 @@ def number(value: float | None, signed: bool = False) -> str:
     if value is None or not math.isfinite(value):
         return ABSENT
     magnitude = math.floor(math.log10(abs(value))) if value else 0
-    decimals = min(4, max(0, 3 - max(0, magnitude)))
-    if value and abs(value) < 1:
-        decimals = 4 if abs(value) >= 0.001 else min(8, 2 - magnitude)
+    decimals = max(0, 3 - magnitude) if magnitude >= 0 else min(9, max(4, 2 - magnitude))
     return f"{value:+,.{decimals}f}" if signed else f"{value:,.{decimals}f}"
 
 

@@ -23,7 +23,8 @@ class Model(Network):
     """A network with its tokenizers.
 
     tokenizers: fitted, by name. backbone: a BackboneConfig or the same as plain data. heads: the streams that
-    are predicted. tie: share a discrete stream's table between its embedder and its head.
+    are predicted. tie: share a discrete stream's table between its embedder and its head. scale: multiply tables
+    by √dim on the way in.
     """
 
     def __init__(
@@ -32,14 +33,15 @@ class Model(Network):
         backbone: BackboneConfig | dict[str, Any],
         heads: Sequence[str],
         tie: bool = True,
+        scale: bool = True,
     ) -> None:
         for name, tokenizer in tokenizers.items():
             if not tokenizer.fitted:
                 raise TokenizerError(f"Tokenizer {name!r} is not fitted; call its fit(samples) or restore(state).")
         specs = [spec for tokenizer in tokenizers.values() for spec in tokenizer.streams]
-        super().__init__(specs, BackboneConfig.of(backbone), heads, tie)
+        super().__init__(specs, BackboneConfig.of(backbone), heads, tie, scale)
         self.tokenizers = dict(tokenizers)
-        self._config = {"heads": list(heads), "tie": tie}
+        self._config = {"heads": list(heads), "tie": tie, "scale": scale}
 
     def config(self) -> dict[str, Any]:
         """Everything but weights and tokenizers, as plain JSON values."""

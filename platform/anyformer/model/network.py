@@ -21,11 +21,16 @@ class Network(nn.Module):
     """Everything that is learned.
 
     specs: the streams that may come in. heads: names of the streams that are predicted. tie: a discrete
-    stream's default head shares the table of its default embedder.
+    stream's default head shares the table of its default embedder. scale: multiply tables by √dim on the way in.
     """
 
     def __init__(
-        self, specs: Iterable[StreamSpec], backbone: BackboneConfig, heads: Sequence[str], tie: bool = True
+        self,
+        specs: Iterable[StreamSpec],
+        backbone: BackboneConfig,
+        heads: Sequence[str],
+        tie: bool = True,
+        scale: bool = True,
     ) -> None:
         super().__init__()
         self.specs = spec_table(specs)
@@ -33,7 +38,10 @@ class Network(nn.Module):
             raise ConfigError("A model needs at least one stream; give it at least one tokenizer.")
         rank = backbone.rank or max(spec.rank for spec in self.specs.values())
         self.backbone = Backbone(replace(backbone, rank=rank))
-        self.embedders = nn.ModuleDict({_key(name): _embedder(s, backbone.dim) for name, s in self.specs.items()})
+        factor = backbone.dim**0.5 if scale else 1.0
+        self.embedders = nn.ModuleDict(
+            {_key(name): _embedder(spec, backbone.dim, factor) for name, spec in self.specs.items()}
+        )
         self.heads = nn.ModuleDict({_key(name): self._head(name, backbone.dim, tie) for name in heads})
 
     @property
@@ -116,13 +124,19 @@ class ForwardPass:
 
 
 def _key(name: str) -> str:
-    return name.replace(".", "/")  # module names may not hold a dot; stream names hold no slash
+    """A stream's name as a module's, which may hold no dot (stream names hold no slash) and must not be an
+    attribute that a ModuleDict has already, such as `values`."""
+    key = name.replace(".", "/")
+    return f"{key}/" if key in _TAKEN else key
 
 
-def _embedder(spec: StreamSpec, dim: int) -> nn.Module:
+_TAKEN = frozenset(dir(nn.ModuleDict()))
+
+
+def _embedder(spec: StreamSpec, dim: int, scale: float) -> nn.Module:
     if spec.embedder is not None:
         return spec.embedder(dim)
-    return TableEmbedding(spec.width, dim) if spec.is_discrete else LinearEmbedding(spec.width, dim)
+    return TableEmbedding(spec.width, dim, scale) if spec.is_discrete else LinearEmbedding(spec.width, dim)
 
 
 def _one_item(spec: StreamSpec, device: torch.device) -> Tensor:

@@ -2,7 +2,7 @@
 
 from anyformer.sublayers.attend import attend, backends, set_backend
 from anyformer.sublayers.attention import Attention
-from anyformer.sublayers.block import Block, BlockConfig, SUBLAYERS
+from anyformer.sublayers.block import SUBLAYERS, Block, BlockConfig
 from anyformer.sublayers.cache import Cache
 from anyformer.sublayers.convolution import ConvolutionModule, PackedConv1d
 from anyformer.sublayers.embedding import LinearEmbedding, LinearHead, TableEmbedding, TableHead

@@ -7,7 +7,7 @@ raises MaskError; none attends to something else in silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 
@@ -42,6 +42,8 @@ def attend(
             f"The mask covers {sum(mask.queries)} queries and {sum(mask.keys)} keys, "
             f"but attention got {len(q)} and {len(k)}. Build the mask from the same batch."
         )
+    if not len(q):
+        return q  # nobody asks: no kernel needs to cope with that
     backend = _forced[-1] if _forced else _default_backend(q, bias)
     return backends[backend](q, k, v, mask, q.shape[-1] ** -0.5 if scale is None else scale, bias)
 
@@ -54,7 +56,7 @@ _forced: list[str] = []
 
 
 @contextmanager
-def set_backend(name: str) -> Iterator[None]:
+def set_backend(name: str) -> Generator[None]:
     """Use one back end inside a `with` block, on every device."""
     if name not in backends:
         raise unknown("attention back end", name, backends)
@@ -69,7 +71,8 @@ def eager(q, k, v, mask, scale, bias):
     """The reference: each document's scores written out, in float32 or better."""
     groups = q.shape[1] // k.shape[1]
     outputs = []
-    pieces = zip(q.split(mask.queries), k.split(mask.keys), v.split(mask.keys), strict=True)
+    wide = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v))
+    pieces = zip(*map(torch.split, wide, (mask.queries, mask.keys, mask.keys)), strict=True)
     for document, (queries, keys, values) in enumerate(pieces):
         keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
         scores = torch.einsum("qhd,khd->hqk", queries, keys) * scale
@@ -77,7 +80,7 @@ def eager(q, k, v, mask, scale, bias):
             scores = scores + bias(document)
         scores = scores.masked_fill(~mask.visible(document).to(q.device), -torch.inf)
         outputs.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), values))
-    return torch.cat(outputs)
+    return torch.cat(outputs).to(q.dtype)
 
 
 def documents(q, k, v, mask, scale, bias):
@@ -91,7 +94,7 @@ def documents(q, k, v, mask, scale, bias):
         if shape[0] == 0:
             continue
         outputs.append(_sdpa(*qkv, mask, members, scale, bias))
-    return torch.cat(outputs) if outputs else q
+    return torch.cat(outputs)
 
 
 def _shapes(mask: Mask, bias: Bias | None) -> Iterator[tuple[int, ...]]:
@@ -110,9 +113,7 @@ def _sdpa(q, k, v, mask: Mask, members: list[int], scale: float, bias: Bias | No
     elif not causal and not mask.is_full(first):
         allowed = mask.visible(first).to(q.device)
     grouped = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=allowed, is_causal=causal, scale=scale, enable_gqa=grouped
-    )
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal, scale=scale, enable_gqa=grouped)
     return out.transpose(1, 2).flatten(0, 1)
 
 
@@ -139,7 +140,7 @@ def flex(q, k, v, mask, scale, bias):
     """FlexAttention with a block mask: one fused kernel for any mix of documents (CUDA; forward only on CPU)."""
     if bias is not None:
         raise MaskError("The `flex` attention back end takes no score bias; use `documents` or `eager`.")
-    if not q.is_cuda and torch.is_grad_enabled() and q.requires_grad:
+    if not q.is_cuda and any(x.requires_grad for x in (q, k, v)):
         raise MaskError("FlexAttention has no backward on CPU; use `documents` there.")
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -155,9 +156,7 @@ def _block_mask(mask: Mask, device: torch.device):
 
     kept = mask.__dict__.setdefault("_block_masks", {})
     if device not in kept:
-        query_document, key_document = (
-            mask.document_of(lengths).to(device) for lengths in (mask.queries, mask.keys)
-        )
+        query_document, key_document = (mask.document_of(lengths).to(device) for lengths in (mask.queries, mask.keys))
         cu_queries, cu_keys = mask.cu_queries.to(device), mask.cu_keys.to(device)
         prefix = torch.tensor(mask.prefix, device=device)
         behind = torch.tensor(mask.keys, device=device) - torch.tensor(mask.queries, device=device)

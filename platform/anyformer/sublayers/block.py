@@ -77,23 +77,36 @@ class Block(nn.Module):
         return self.end_norm(x)
 
 
-class _FeedForward(FeedForward):
-    def forward(self, x, place, mask, cache, layer):
-        return super().forward(x)
+class Pointwise(nn.Module):
+    """A sublayer that needs nothing but the vectors."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor, place: Placement, mask: Mask, cache: Cache | None, layer: int) -> Tensor:
+        return self.inner(x)
 
 
-class _Convolution(ConvolutionModule):
-    def forward(self, x, place, mask, cache, layer):
+class WithinItems(nn.Module):
+    """A sublayer that looks at neighbours in time, never across a document's edge."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor, place: Placement, mask: Mask, cache: Cache | None, layer: int) -> Tensor:
         if cache is not None:
             raise ConfigError("A convolution needs its whole item at once; it cannot run from a KV cache.")
-        return super().forward(x, mask)
+        return self.inner(x, mask)
 
 
 SUBLAYERS: dict[str, Callable[[BlockConfig], nn.Module]] = {
     "attention": lambda c: Attention(c.dim, c.heads, c.kv_heads, c.head_dim, c.bias, c.window),
-    "feed_forward": lambda c: _FeedForward(c.dim, c.hidden or 4 * c.dim, c.activation, c.gated, c.bias, c.dropout),
-    "convolution": lambda c: _Convolution(c.dim, c.kernel),
+    "feed_forward": lambda c: Pointwise(FeedForward(c.dim, c.hidden or 4 * c.dim, c.activation, c.gated, c.bias)),
+    "convolution": lambda c: WithinItems(ConvolutionModule(c.dim, c.kernel)),
 }
+"""Every sublayer is called as `sublayer(x, place, mask, cache, layer)`."""
 
 
 def make_sublayer(entry: str, config: BlockConfig) -> nn.Module:
@@ -101,5 +114,3 @@ def make_sublayer(entry: str, config: BlockConfig) -> nn.Module:
     if kind not in SUBLAYERS:
         raise unknown("sublayer", kind, SUBLAYERS)
     return SUBLAYERS[kind](config)
-
-

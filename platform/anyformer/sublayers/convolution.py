@@ -54,8 +54,8 @@ class PackedConv1d(nn.Module):
 
 def _spread(starts: list[int], lengths: Lengths, device: torch.device) -> Tensor:
     """The indices start, start + 1, …, start + length - 1 of every item, end to end."""
-    sizes = torch.tensor(lengths)
-    first = torch.tensor(starts) - (sizes.cumsum(0) - sizes)
+    sizes = torch.tensor(lengths, dtype=torch.int64)
+    first = torch.tensor(starts, dtype=torch.int64) - (sizes.cumsum(0) - sizes)
     return (torch.arange(int(sizes.sum())) + first.repeat_interleave(sizes)).to(device)
 
 

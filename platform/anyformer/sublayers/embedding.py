@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 
 class TableEmbedding(nn.Module):
-    """A trained vector per discrete value."""
+    """A trained vector per discrete value, times `scale`.
 
-    def __init__(self, vocab_size: int, dim: int) -> None:
+    With scale = √dim (arXiv:1706.03762 §3.4) a table that also serves as a head gives logits and embeddings of
+    unit size, on a par with what continuous streams embed to.
+    """
+
+    def __init__(self, vocab_size: int, dim: int, scale: float = 1.0) -> None:
         super().__init__()
         self.table = nn.Embedding(vocab_size, dim)
-        nn.init.normal_(self.table.weight, std=0.02)
+        self.scale = scale
+        nn.init.normal_(self.table.weight, std=dim**-0.5)
 
     def forward(self, values: Int64[Tensor, " values"], items: Tensor) -> Float[Tensor, "values dim"]:
-        return self.table(values)
+        embedded = self.table(values)
+        return embedded if self.scale == 1 else embedded * self.scale
 
 
 class LinearEmbedding(nn.Module):
@@ -25,6 +32,8 @@ class LinearEmbedding(nn.Module):
     def __init__(self, features: int, dim: int) -> None:
         super().__init__()
         self.linear = nn.Linear(features, dim)
+        nn.init.normal_(self.linear.weight, std=features**-0.5)
+        nn.init.zeros_(self.linear.bias)
 
     def forward(self, values: Float[Tensor, "values features"], items: Tensor) -> Float[Tensor, "values dim"]:
         return self.linear(values)
@@ -35,7 +44,8 @@ class TableHead(nn.Module):
 
     def __init__(self, dim: int, vocab_size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(nn.init.normal_(nn.Linear(dim, vocab_size, bias=False).weight, std=0.02))
+        self.weight = nn.Parameter(torch.empty(vocab_size, dim))
+        nn.init.normal_(self.weight, std=dim**-0.5)
 
     def forward(self, hidden: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows vocab"]:
         return F.linear(hidden, self.weight)

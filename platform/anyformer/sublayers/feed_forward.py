@@ -29,7 +29,6 @@ class FeedForward(nn.Module):
         activation: str = "gelu",
         gated: bool = False,
         bias: bool = True,
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -38,7 +37,6 @@ class FeedForward(nn.Module):
         self.gated = gated
         self.up = nn.Linear(dim, 2 * hidden if gated else hidden, bias=bias)
         self.down = nn.Linear(hidden, dim, bias=bias)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens dim"]:
         x = self.up(x)
@@ -47,4 +45,4 @@ class FeedForward(nn.Module):
             x = self.activation(gate) * x
         else:
             x = self.activation(x)
-        return self.down(self.dropout(x))
+        return self.down(x)

@@ -55,9 +55,10 @@ class LearnedPositions(PositionScheme):
     def __init__(self, dim: int, head_dim: int, rank: int, size: int) -> None:
         super().__init__()
         self.size = size
-        self.tables = nn.ModuleList(nn.Embedding(size, dim) for _ in range(rank))
-        for table in self.tables:
+        tables = [nn.Embedding(size, dim) for _ in range(rank)]
+        for table in tables:
             nn.init.normal_(table.weight, std=0.02)
+        self.tables = nn.ModuleList(tables)
 
     def embed(self, positions):
         if positions.numel() and int(positions.max()) >= self.size:

@@ -42,7 +42,7 @@ class Clause:
         except ContractError:
             raise
         except Exception as error:
-            raise self.breach(expected, f"{type(error).__name__}: {error}") from error
+            raise self.breach(expected, _named(error)) from error
 
     @contextmanager
     def refuses(self, what: str, error: type[AnyformerError] = AnyformerError) -> Generator[None]:
@@ -53,7 +53,7 @@ class Clause:
         except error:
             return
         except Exception as other:
-            raise self.breach(expected, f"{type(other).__name__}: {other}") from other
+            raise self.breach(expected, _named(other)) from other
         raise self.breach(expected, "no error")
 
     @contextmanager
@@ -66,6 +66,10 @@ class Clause:
                 raise
             except AnyformerError:
                 pass
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
 
 
 def shown(value: object) -> str:

@@ -14,9 +14,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from anyformer import checkpoint as directory
-from anyformer.errors import CheckpointError
+from anyformer.errors import CheckpointError, ConfigError
 
-PREFIX = "model."  # the learner's attribute: a checkpoint names weights as the model does
+PREFIX = "_model."  # the learner's attribute: a checkpoint names weights as the model does
 
 
 class CheckpointDirectory(CheckpointIO):
@@ -28,6 +28,7 @@ class CheckpointDirectory(CheckpointIO):
         own = state.pop("anyformer", None)
         if own is None:
             raise CheckpointError(f"{path}: only an anyformer Learner can be written as a checkpoint directory.")
+        _continue_last_epoch(state)
         directory.write(path, weights, own["config"], own["files"], state, step=state.get("global_step", 0))
 
     def load_checkpoint(
@@ -61,41 +62,87 @@ class Checkpoints(ModelCheckpoint):
         )  # fmt: skip
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if not isinstance(_innermost(trainer.strategy.checkpoint_io), CheckpointDirectory):
+            raise ConfigError("Checkpoints are directories; give the trainer plugins=[CheckpointDirectory()] as well.")
         self._settle(trainer)
         super().setup(trainer, pl_module, stage)
 
     def _find_last_checkpoints(self, trainer: L.Trainer) -> set[str]:
         self._settle(trainer)  # `ckpt_path="last"` is looked up before `setup`
-        return super()._find_last_checkpoints(trainer)
+        try:
+            return {str(directory.resolve(Path(self.dirpath or ".") / self.CHECKPOINT_NAME_LAST))}
+        except CheckpointError:
+            return super()._find_last_checkpoints(trainer)
 
     def _settle(self, trainer: L.Trainer) -> None:
         if self.dirpath is None:
-            self.dirpath = str(Path(trainer.default_root_dir).absolute())
+            self.dirpath = str(Path(trainer.default_root_dir or ".").absolute())
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self._received = None
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
                 self._handlers[number] = signal.signal(number, self._note)
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *rest) -> None:
-        super().on_train_batch_end(trainer, pl_module, *rest)
-        batch_idx = rest[-1]
-        if self._received is not None and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and self._told_to_stop(trainer):
             self._save_now(trainer)
-            raise SystemExit(128 + self._received)
+            raise SystemExit(128 + (self._received or signal.SIGTERM))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._save_now(trainer)
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._give_back()
+        super().on_exception(trainer, pl_module, exception)
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().teardown(trainer, pl_module, stage)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Signals mean again what they meant before training."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._received == number:
+            raise KeyboardInterrupt  # asked twice: do not wait for the step's end
         self._received = number
+
+    def _told_to_stop(self, trainer: L.Trainer) -> bool:
+        """Whether any rank has received a signal: all of them must stop at the same step."""
+        here = self._received is not None
+        return here if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(here, all=False)
 
     def _save_now(self, trainer: L.Trainer) -> None:
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def _innermost(io: CheckpointIO) -> CheckpointIO:
+    """The plugin that writes, behind any that wrap it (Lightning's AsyncCheckpointIO)."""
+    while (inner := getattr(io, "checkpoint_io", None)) is not None:
+        io = inner
+    return io
+
+
+def _continue_last_epoch(state: dict[str, Any]) -> None:
+    """Let a run that has ended go on like one that was interrupted behind its last batch.
+
+    Once the last epoch is counted as complete, Lightning begins another one with the old one's batch number, and
+    takes that one's first batch for its last: the update would come before its window is full.
+    """
+    loop = state["loops"]["fit_loop"]
+    epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+    if not epochs["current"]["completed"] == epochs["current"]["ready"] > 0:
+        return
+    for counts in (epochs["total"], epochs["current"]):
+        counts["completed"] = counts["processed"] = counts["ready"] - 1
+    for counts in (batches["total"], batches["current"]):
+        counts["completed"] = counts["ready"] - 1

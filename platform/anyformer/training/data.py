@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from anyformer.batch import Batch, pack, target_counts
 from anyformer.contracts import Sample, Split, Task, Tokenizer, prepare
-from anyformer.errors import ConfigError, LimitError, unknown
+from anyformer.errors import ConfigError, LimitError, nearest, unknown
 from anyformer.registry import objectives, tasks, tokenizers
 from anyformer.training.mixture import Plan, Reference, Source, keyed
 
@@ -78,8 +79,8 @@ class Windows(Dataset):
     def __init__(self, preparation: Preparation) -> None:
         self.preparation = preparation
 
-    def __getitem__(self, request: tuple[Sequence[Sequence[Reference]], int]) -> Batch:
-        return self.preparation.micro_batch(*request)
+    def __getitem__(self, index: tuple[Sequence[Sequence[Reference]], int]) -> Batch:
+        return self.preparation.micro_batch(*index)
 
 
 class WindowSampler(DistributedSampler):
@@ -116,6 +117,9 @@ def _accumulation(trainer: L.Trainer | None) -> int:
     return trainer.accumulate_grad_batches if trainer else 1
 
 
+MIXING = ("type", "weight", "loss_weight", "objective")  # settings of a task that are the mixture's to read
+
+
 class Mixture(L.LightningDataModule):
     """Tokenizers and tasks by registry name, mixed by tokens.
 
@@ -146,9 +150,11 @@ class Mixture(L.LightningDataModule):
         self.weights: dict[str, float] = {}
         self.loss_weights: dict[str, float] = {}
         for name, settings in tasks.items():
-            self._add(name, dict(settings or {}))
+            self._add(name, _settings("task", name, settings))
         if not self.tasks:
             raise ConfigError("A mixture needs at least one task.")
+        if temperature is not None and temperature <= 0:
+            raise ConfigError(f"A mixture has {temperature=}; expected more than 0, or None to use the weights.")
         self.token_budget, self.temperature, self.seed = token_budget, temperature, seed
         self.workers, self.epoch_steps, self.validation_tokens = workers, epoch_steps, validation_tokens
 
@@ -183,12 +189,20 @@ class Mixture(L.LightningDataModule):
         return self._in_order("test")
 
     def _add(self, name: str, settings: dict[str, Any]) -> None:
-        self.weights[name] = float(settings.pop("weight", 1.0))
-        self.loss_weights[name] = float(settings.pop("loss_weight", 1.0))
+        kind = settings.pop("type", name)
+        accepted = [*inspect.signature(tasks.get(kind)).parameters, *MIXING]
+        for key in settings:
+            if key not in accepted:
+                raise ConfigError(
+                    f"The task {name!r} has no setting {key!r}; "
+                    f"expected one of: {', '.join(accepted)}.{nearest(key, accepted)}"
+                )
+        self.weights[name] = _number(name, settings, "weight")
+        self.loss_weights[name] = _number(name, settings, "loss_weight")
         chosen = settings.pop("objective", None)
-        task = tasks.create(settings.pop("type", name), settings)
+        task = tasks.create(kind, settings)
         if chosen is not None:
-            chosen = dict(chosen)
+            chosen = _settings("objective of task", name, chosen)
             task.objective = objectives.create(chosen.pop("type", ""), chosen)
         for kind in task.fields.values():
             if kind not in self.tokenizers:
@@ -223,8 +237,7 @@ class Mixture(L.LightningDataModule):
                 tokens, seen = tokens + length, seen + length
             if references:
                 requests.append(([references], 0))
-        ranks = DistributedSampler(requests, _ranks(self.trainer), _rank(self.trainer), shuffle=False)
-        return self._loader(preparation, _Requests(requests, ranks))
+        return self._loader(preparation, InOrder(requests, _rank(self.trainer), _ranks(self.trainer)))
 
     def _loader(self, preparation: Preparation, sampler) -> DataLoader:
         workers = self.workers if self.workers and _picklable(preparation) else 0
@@ -240,17 +253,20 @@ class Mixture(L.LightningDataModule):
         )
 
 
-class _Requests(DistributedSampler):
-    """A fixed list of requests, split among ranks."""
+class InOrder(DistributedSampler):
+    """This rank's part of a fixed list of requests: every so-many-th, none twice.
 
-    def __init__(self, requests: list, ranks: DistributedSampler) -> None:
-        self.requests, self.ranks = requests, ranks
+    A rank for which none is left takes the first, because all ranks must meet when the losses are added up.
+    """
 
-    def __iter__(self):
-        return (self.requests[index] for index in self.ranks)
+    def __init__(self, requests: Sequence, rank: int, ranks: int) -> None:
+        self.requests = requests[rank::ranks] or requests[:1]
+
+    def __iter__(self) -> Iterator:
+        return iter(self.requests)
 
     def __len__(self) -> int:
-        return len(self.ranks)
+        return len(self.requests)
 
     def set_epoch(self, epoch: int) -> None:
         """Always the same order."""
@@ -260,7 +276,7 @@ def make_tokenizers(config: Mapping[str, dict[str, Any] | None]) -> dict[str, To
     """Tokenizers from `{name: settings}`."""
     made = {}
     for name, settings in config.items():
-        settings = dict(settings or {})
+        settings = _settings("tokenizer", name, settings)
         made[name] = tokenizers.create(settings.pop("type", name), {"name": name, **settings})
     return made
 
@@ -268,15 +284,33 @@ def make_tokenizers(config: Mapping[str, dict[str, Any] | None]) -> dict[str, To
 def fit_tokenizers(tokenizers: Mapping[str, Tokenizer], tasks: Mapping[str, Task]) -> None:
     """Fit each unfitted tokenizer on the training values of every field that uses it."""
     for name, tokenizer in tokenizers.items():
-        if not tokenizer.fitted:
-            tokenizer.fit(
-                sample.values[field]
-                for task in tasks.values()
-                for field, kind in task.fields.items()
-                if kind == name
-                for sample in task.examples("train")
-                if field in sample.values
+        if tokenizer.fitted:
+            continue
+        fields = [(task, field) for task in tasks.values() for field, kind in task.fields.items() if kind == name]
+        if not fields:
+            raise ConfigError(
+                f"Tokenizer {name!r} must be fitted, but no task uses it. Remove it, or add a task with such a field."
             )
+        tokenizer.fit(
+            sample.values[field]
+            for task, field in fields
+            for sample in task.examples("train")
+            if field in sample.values
+        )
+
+
+def _settings(kind: str, name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"The settings of {kind} {name!r} are {given!r}; expected names with values, or nothing.")
+    return dict(given or {})
+
+
+def _number(task: str, settings: dict[str, Any], key: str) -> float:
+    """A positive factor taken out of a task's settings; 1 by default."""
+    given = settings.pop(key, 1.0)
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < float("inf"):
+        raise ConfigError(f"Task {task!r} has {key}={given!r}; expected a number above 0.")
+    return float(given)
 
 
 def _length_of(preparation: Preparation, task: str):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from anyformer.batch import Batch
-from anyformer.checkpoint import describe, tokenizer_files
+from anyformer.checkpoint import check_tokenizers, describe, tokenizer_files
 from anyformer.contracts import Loss
 from anyformer.errors import ConfigError, NonFiniteError
 from anyformer.model import ForwardPass, Model
@@ -22,7 +24,7 @@ class Learner(L.LightningModule):
     """Trains a model on a `Mixture`.
 
     backbone: the backbone's settings; the model is built from them and the mixture's tokenizers when training
-    starts. Give `model` instead to go on with one that exists.
+    starts. Give `model` instead to go on with one that exists. tie, scale: see Model.
     lr, betas, weight_decay: of fused AdamW; weights with two or more axes decay, norms and biases do not.
     schedule: `{"type": "warmup_cosine" | "inverse_square_root" | "constant", ...}`.
     """
@@ -32,6 +34,7 @@ class Learner(L.LightningModule):
         backbone: dict[str, Any] | None = None,
         model: Model | None = None,
         tie: bool = True,
+        scale: bool = True,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.1,
@@ -40,10 +43,11 @@ class Learner(L.LightningModule):
         super().__init__()
         if (backbone is None) == (model is None):
             raise ConfigError("A learner needs either backbone settings or an existing model, not both or neither.")
-        self.backbone, self.tie, self.model = backbone, tie, model
+        self.backbone, self.tie, self.scale, self._model = backbone or {}, tie, scale, model
         self.lr, self.betas, self.weight_decay = lr, tuple(betas), weight_decay
         self.schedule = schedule or {"type": "warmup_cosine"}
-        self.tally = Tally()
+        self.tally, self.held_out = Tally(), Tally()
+        self._window: list[Batch] = []  # the micro-batches since the last update
 
     @property
     def mixture(self) -> Mixture:
@@ -53,13 +57,20 @@ class Learner(L.LightningModule):
             raise ConfigError("A learner trains on a Mixture; pass it to the trainer as `datamodule`.")
         return mixture
 
+    @property
+    def model(self) -> Model:
+        """The model, once training has started or one was given."""
+        if self._model is None:
+            raise ConfigError("The learner has no model yet: it is built when the trainer starts.")
+        return self._model
+
     def configure_model(self) -> None:
-        if self.model is None:
+        if self._model is None:
             with torch.random.fork_rng():
                 torch.manual_seed(self._key("weights"))
-                self.model = Model(self.mixture.tokenizers, self.backbone, self.mixture.heads(), self.tie)
+                self._model = Model(self.mixture.tokenizers, self.backbone, self.mixture.heads(), self.tie, self.scale)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         decayed = [p for p in self.parameters() if p.requires_grad and p.dim() >= 2]
         others = [p for p in self.parameters() if p.requires_grad and p.dim() < 2]
         groups = [
@@ -67,22 +78,28 @@ class Learner(L.LightningModule):
             {"params": others, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=True)
-        self.rate = make_schedule(self.schedule, self.trainer.estimated_stepping_batches)
+        self.rate = make_schedule(self.schedule, int(min(self.trainer.estimated_stepping_batches, 10**9)))
         # a plain function has no state: a resumed run follows its own settings, so max_steps may be raised
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        accumulation = self.trainer.accumulate_grad_batches
         # dropout depends on (seed, step, rank) alone, so a resumed step drops what the first one dropped
-        torch.manual_seed(self._key("dropout", self.global_step, batch_idx, self.global_rank))
+        torch.manual_seed(self._key("dropout", self.global_step, batch_idx % accumulation, self.global_rank))
+        if batch_idx % accumulation == 0:
+            self._window = []
+        self._window.append(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         losses = self.losses(batch)
         counts = self._counts_everywhere(batch.counts)
         weights = self.mixture.loss_weights
-        total = torch.stack([weights[t] * loss.sum / counts[t] for t, loss in losses.items()]).sum()
+        terms = [weights[t] * loss.sum / counts[t] for t, loss in losses.items()]
+        total = torch.stack(terms).sum() if terms else self.model(batch).sum() * 0
         if not bool(torch.isfinite(total)):
-            raise self._not_finite(losses, batch)
+            bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss.sum))] or list(losses)
+            raise self._not_finite(f"The loss of {', '.join(bad)}", bad, [batch])
         # Lightning divides by the accumulation and averages over ranks; the counts have done both already
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
         return {"loss": total * scale, "losses": losses}
@@ -97,31 +114,56 @@ class Learner(L.LightningModule):
         if self.trainer._logger_connector.should_update_logs and self.tally.tokens:
             self.log_dict(
                 {f"train/{name}": value for name, value in self.tally.means().items()}
-                | {"train/tokens": float(self.tally.tokens), "lr": self.optimizers().param_groups[0]["lr"]},
+                | {"train/tokens": float(self.tally.tokens), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]},
                 batch_size=len(batch),
             )
             self.tally.clear()
 
+    def on_validation_epoch_start(self) -> None:
+        self.held_out.clear()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._log_losses("val", batch)
+        self.held_out.add(batch, self.losses(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_held_out("val")
+
+    def on_test_epoch_start(self) -> None:
+        self.held_out.clear()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._log_losses("test", batch)
+        self.held_out.add(batch, self.losses(batch))
+
+    def on_test_epoch_end(self) -> None:
+        self._log_held_out("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Mean loss per task of a batch, and which samples it held."""
-        return {"keys": batch.keys, **{name: float(loss.sum) / loss.count for name, loss in self.losses(batch).items()}}
+        return {
+            "keys": batch.keys,
+            **{name: float(loss.sum) / loss.count for name, loss in self.losses(batch).items()},
+        }
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+        """Lightning calls this before every update, clipping or not."""
+        by_norm = gradient_clip_val and gradient_clip_algorithm in (None, "norm")
+        if by_norm:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-            if not bool(torch.isfinite(norm)):
-                raise NonFiniteError(
-                    f"The gradient's norm is {float(norm)} at step {self.global_step}; the update was not applied. "
-                    "Lower lr, or look at the last batch."
-                )
         else:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None  # fp16: it skips such steps itself
+        if not scaled and not bool(torch.isfinite(norm)):
+            bad = next(
+                (n for n, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()), ""
+            )
+            tasks = list(dict.fromkeys(task for batch in self._window for task in batch.targets))
+            raise self._not_finite(f"The gradient of {bad or 'the model'} from {', '.join(tasks)}", tasks, self._window)
+        if not by_norm:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A run goes on only with the tokenizers it began with; CheckpointError says what differs."""
+        check_tokenizers(checkpoint["anyformer"]["path"], self.mixture.tokenizers)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["anyformer"] = {
@@ -132,26 +174,29 @@ class Learner(L.LightningModule):
         """A seed that depends on the mixture's seed and these keys alone."""
         return int(keyed(self.mixture.seed, *keys).integers(2**62))
 
-    def _log_losses(self, stage: str, batch: Batch) -> None:
-        for name, loss in self.losses(batch).items():
-            self.log(
-                f"{stage}/{name}", loss.sum / loss.count, batch_size=int(loss.count),
-                on_step=False, on_epoch=True, sync_dist=True, add_dataloader_idx=False,
-            )  # fmt: skip
+    def _log_held_out(self, stage: str) -> None:
+        """Each task's mean over all ranks; a rank may have seen batches of some tasks only."""
+        counts = self._everywhere(self.held_out.counts)
+        for name, total in self._everywhere(self.held_out.sums).items():
+            if counts[name]:
+                self.log(f"{stage}/{name}", total / counts[name], batch_size=1)
 
     def _counts_everywhere(self, counts: dict[str, float]) -> dict[str, float]:
         """The optimiser step's predicted values per task, over all ranks."""
-        if self.trainer.world_size == 1:
-            return counts
+        return counts if self.trainer.world_size == 1 else self._everywhere(counts)
+
+    def _everywhere(self, numbers: Mapping[str, float | Tensor]) -> dict[str, float]:
+        """Numbers by task, summed over all ranks; 0 for a task that is not among them."""
         names = list(self.mixture.tasks)
-        here = torch.tensor([counts.get(name, 0.0) for name in names], device=self.device)
+        here = torch.tensor([float(numbers.get(name, 0.0)) for name in names], device=self.device)
         return dict(zip(names, self.trainer.strategy.reduce(here, reduce_op="sum").tolist(), strict=True))
 
-    def _not_finite(self, losses: dict[str, Loss], batch: Batch) -> NonFiniteError:
-        bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss.sum))]
-        keys = [key for task, key in zip(batch.tasks, batch.keys, strict=True) if task in bad]
+    def _not_finite(self, what: str, tasks: list[str], batches: list[Batch]) -> NonFiniteError:
+        keys = [
+            f"{task} {key}" for batch in batches
+            for task, key in zip(batch.tasks, batch.keys, strict=True) if task in tasks
+        ]  # fmt: skip
         return NonFiniteError(
-            f"The loss of {', '.join(bad) or 'the mixture'} is not finite at step {self.global_step}; the update was not "
-            f"applied. Samples in the batch: {', '.join(keys[:8])}{' …' if len(keys) > 8 else ''}. Lower lr, or mend them."
+            f"{what} is not finite at step {self.global_step}; the update was not applied. "
+            f"Samples: {', '.join(keys[:8])}{' …' if len(keys) > 8 else ''}. Lower lr, or mend them."
         )
-

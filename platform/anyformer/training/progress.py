@@ -31,13 +31,15 @@ class ProgressLines(ProgressBar):
     def enable(self) -> None:
         self.enabled = True
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.tally.clear()
         self._since = time.monotonic()
         parameters = sum(p.numel() for p in pl_module.parameters())
         self._say(f"training {parameters / 1e6:.2f} M parameters on {', '.join(pl_module.mixture.tasks)}")
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
         self.tally.add(batch, outputs["losses"])
         elapsed = time.monotonic() - self._since
         if elapsed >= self.every_seconds or batch_idx == 0:
@@ -81,7 +83,7 @@ class TimeBudget(Callback):
         self._start = time.monotonic()
         self._first = trainer.global_step
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *rest) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         elapsed = time.monotonic() - self._start
         done = max(1, trainer.global_step - self._first)
         pl_module.rate.total_steps = self._first + max(done, round(done * self.seconds / max(elapsed, 1e-9)))

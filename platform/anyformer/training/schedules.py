@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -28,7 +29,8 @@ class InverseSquareRoot:
         self.total_steps, self.warmup_steps = total_steps, warmup_steps
 
     def __call__(self, step: int) -> float:
-        return min((step + 1) / self.warmup_steps, math.sqrt(self.warmup_steps / (step + 1)))
+        warmup = max(1, self.warmup_steps)
+        return min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))
 
 
 class Constant:
@@ -50,4 +52,8 @@ def make_schedule(config: dict[str, Any], total_steps: int):
     kind = settings.pop("type", "warmup_cosine")
     if kind not in SCHEDULES:
         raise unknown("schedule", kind, SCHEDULES)
+    accepted = inspect.signature(SCHEDULES[kind]).parameters
+    for key in settings:
+        if key not in accepted:
+            raise unknown(f"setting of the schedule {kind!r}:", key, accepted)
     return SCHEDULES[kind](settings.pop("total_steps", None) or total_steps, **settings)

@@ -19,7 +19,7 @@ class Tally:
 
     def clear(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: Counter[str] = Counter()
+        self.counts: dict[str, float] = {}
         self.task_tokens: Counter[str] = Counter()
         self.tokens = 0
 
@@ -29,7 +29,7 @@ class Tally:
             self.task_tokens[task] += length
         for name, loss in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + loss.sum.detach()
-            self.counts[name] += loss.count
+            self.counts[name] = self.counts.get(name, 0.0) + loss.count
 
     def means(self) -> dict[str, float]:
         """Mean loss of each task seen."""

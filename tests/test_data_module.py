@@ -1,0 +1,205 @@
+"""The data module: the same packed batches for any number of workers, and settings refused by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from itertools import islice
+
+import pytest
+import runs
+import torch
+from toys import Colour, Words
+
+import anyformer as af
+from anyformer import registry
+from anyformer.errors import ConfigError, LimitError
+from anyformer.training.mixture import Reference
+
+pytestmark = pytest.mark.usefixtures("toys")
+
+
+def ready(**more) -> af.Mixture:
+    mixture = runs.mixture(**more)
+    mixture.setup()
+    return mixture
+
+
+def batches(count: int, **more) -> list[af.Batch]:
+    return list(islice(ready(**more).train_dataloader(), count))
+
+
+def assert_same(one: af.Batch, other: af.Batch) -> None:
+    assert (one.keys, one.tasks, one.counts) == (other.keys, other.tasks, other.counts)
+    assert torch.equal(one.positions, other.positions)
+    assert one.streams.keys() == other.streams.keys()
+    for name, stream in one.streams.items():
+        assert torch.equal(stream.values, other.streams[name].values)
+        assert torch.equal(stream.slots, other.streams[name].slots)
+
+
+def test_workers_change_nothing():
+    """Two real worker processes hand over the very batches that this process makes."""
+    runs.preload()
+    alone, helped = batches(5), batches(5, workers=2)
+    assert len(helped) == 5
+    for one, other in zip(alone, helped, strict=True):
+        assert_same(one, other)
+
+
+def test_plugins_of_a_script_stay_in_its_process():
+    """A tokenizer defined in `__main__`, as in a notebook, cannot reach a worker: none is started, with a warning."""
+    script = f"""
+import sys, warnings
+sys.path.insert(0, {str(runs.HERE)!r})
+import runs, toys, anyformer as af
+@af.register_tokenizer("mine")
+class Mine(toys.Letters): ...
+class Own(toys.Words): fields = {{"text": "mine"}}
+Own.__module__ = "toys"
+af.register_task("own")(Own)
+mixture = af.Mixture({{"mine": {{}}}}, {{"own": {{}}}}, token_budget=64, workers=2)
+mixture.setup()
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    loader = mixture.train_dataloader()
+print(loader.num_workers, [str(w.message) for w in seen if "workers" in str(w.message)], len(next(iter(loader))) > 0)
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=runs.PATIENCE)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith("0 [")
+    assert "workers cannot import Mine" in found.stdout
+    assert found.stdout.endswith("True\n")
+
+
+def test_micro_batches_know_the_counts_of_their_step():
+    """Every micro-batch of a window carries the window's counts per task, not its own."""
+    mixture = ready()
+    preparation = mixture._preparation("train")
+    window = [[Reference("words", 0, 0), Reference("quadrants", 1, 0)], [Reference("words", 2, 0)]]
+    both = [preparation.micro_batch(window, index) for index in (0, 1)]
+    own = [preparation.batch(references).counts for references in window]
+    assert both[0].counts == both[1].counts == {"words": own[0]["words"] + own[1]["words"], "quadrants": 1.0}
+
+
+def test_validation_is_each_tasks_split_in_order():
+    """Every held-out sample once, unshuffled within its task, within the budget."""
+    seen = [(t, k) for b in ready().val_dataloader() for t, k in zip(b.tasks, b.keys, strict=True)]
+    for task in ("words", "quadrants"):
+        assert {key for t, key in seen if t == task} == {f"validation-{i}" for i in range(30)}
+    assert len(seen) == 60
+    assert max(b.tokens for b in ready().val_dataloader()) <= 64
+
+
+def test_validation_tokens_limit_each_task():
+    counted = dict.fromkeys(("words", "quadrants"), 0)
+    for batch in ready(validation_tokens=70).val_dataloader():
+        for task, length in zip(batch.tasks, batch.mask.queries, strict=True):
+            counted[task] += length
+    assert all(40 < tokens <= 70 for tokens in counted.values())
+
+
+def test_the_test_split_is_whole_and_its_own():
+    keys = [key for batch in ready(validation_tokens=10).test_dataloader() for key in batch.keys]
+    assert len(keys) == 60
+    assert all(key.startswith("test-") for key in keys)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 9])
+def test_ranks_share_held_out_batches(ranks):
+    """No batch twice, none lost; a rank without one repeats the first, for all must meet at the sum."""
+    from anyformer.training.data import InOrder
+
+    shares = [list(InOrder(list("abcd"), rank, ranks)) for rank in range(ranks)]
+    assert sorted(sum(shares[:4], [])) == list("abcd")
+    assert all(shares)
+
+
+def test_temperature_flattens_shares():
+    """Temperature 1 follows the amounts of data; larger ones approach equal shares."""
+    shares = {}
+    for temperature in (1.0, 3.0, 100.0):
+        tokens = {"words": 0, "quadrants": 0}
+        for batch in batches(60, temperature=temperature, tasks={"words": {"size": 90}, "quadrants": {"size": 10}}):
+            for task, length in zip(batch.tasks, batch.mask.queries, strict=True):
+                tokens[task] += length
+        shares[temperature] = tokens["words"] / sum(tokens.values())
+    total = {"words": sum(len(s.values["text"]) + 2 for s in Words(size=90).examples("train")), "quadrants": 10 * 7}
+    assert shares[1.0] == pytest.approx(total["words"] / sum(total.values()), abs=0.05)
+    assert shares[1.0] > shares[3.0] > shares[100.0]
+    assert shares[100.0] == pytest.approx(0.5, abs=0.05)
+
+
+def test_tokenizers_are_fitted_on_training_values_alone():
+    mixture = ready(tasks={"words": {"size": 2, "longest": 5}}, tokenizers={"letters": {}})
+    seen = {letter for sample in mixture.tasks["words"].examples("train") for letter in sample.values["text"]}
+    assert set(mixture.tokenizers["letters"]._alphabet) == seen
+
+
+def test_two_tasks_of_one_type_are_two_tasks():
+    mixture = ready(tasks={"short": {"type": "words", "longest": 5}, "long": {"type": "words", "shortest": 9}})
+    assert {task for batch in islice(mixture.train_dataloader(), 4) for task in batch.tasks} == {"short", "long"}
+
+
+def test_another_objective_may_be_chosen():
+    mixture = ready(tasks={"quadrants": {"objective": {"type": "next_token"}}})
+    assert type(mixture.tasks["quadrants"].objective) is af.NextToken
+    assert type(ready().tasks["quadrants"].objective) is af.Prefix
+
+
+WRONG = {
+    "tokenizer": ({"tokenizers": {"lettres": {}}}, "Unknown tokenizer 'lettres'.*Did you mean 'letters'"),
+    "tokenizer setting": ({"tokenizers": {"letters": {"lowr": 1}}}, "no setting 'lowr'.*Did you mean 'lower'"),
+    "tokenizer value": ({"tokenizers": {"letters": 5}}, "settings of tokenizer 'letters' are 5"),
+    "task": ({"tasks": {"wrods": {}}}, "Unknown task 'wrods'.*Did you mean 'words'"),
+    "task setting": ({"tasks": {"words": {"weigth": 1}}}, "no setting 'weigth'.*Did you mean 'weight'"),
+    "task's own setting": ({"tasks": {"words": {"longst": 1}}}, "no setting 'longst'.*Did you mean 'longest'"),
+    "weight": ({"tasks": {"words": {"weight": "much"}}}, "weight='much'; expected a number above 0"),
+    "zero weight": ({"tasks": {"words": {"weight": 0}}}, "weight=0; expected a number above 0"),
+    "objective": ({"tasks": {"words": {"objective": {"type": "nxt_token"}}}}, "'nxt_token'.*Did you mean 'next_token'"),
+    "missing tokenizer": ({"tokenizers": {"dots": {}, "colour": {}}}, "Task 'words' needs a tokenizer:.*'letters'"),
+    "no task": ({"tasks": {}}, "at least one task"),
+    "temperature": ({"temperature": 0}, "temperature=0; expected more than 0"),
+}
+
+
+@pytest.mark.parametrize(("settings", "said"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_settings_are_refused_by_name(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        runs.mixture(**settings)
+
+
+def test_a_tokenizer_that_no_task_can_fit_is_named():
+    with pytest.raises(ConfigError, match="'letters' must be fitted, but no task uses it"):
+        ready(tasks={"quadrants": {}})
+
+
+@pytest.mark.parametrize("loader", ["train_dataloader", "val_dataloader"])
+def test_a_sample_beyond_the_budget_is_named(loader):
+    mixture = ready(token_budget=10)
+    with pytest.raises(LimitError, match="Task 'words', sample [0-9]+: 1[0-9] tokens"):
+        list(islice(getattr(mixture, loader)(), 40))
+
+
+def test_an_unusable_sample_is_named():
+    """The error tells which task and sample, so that it can be mended or left out."""
+
+    @dataclass
+    class Torn(Words):
+        def examples(self, split):
+            return [af.Sample("page 7", {"text": "ab", "picture": 1})]
+
+    registry.tasks._registered["torn"] = Torn
+    try:
+        mixture = runs.mixture(tasks={"torn": {}})
+        mixture.tokenizers["letters"]._alphabet = "ab"
+        with pytest.raises(ConfigError, match="picture"):
+            next(iter(mixture.train_dataloader()))
+    finally:
+        del registry.tasks._registered["torn"]
+
+
+def test_colours_are_one_slot():
+    """The toys' own lengths are right: the plan rests on them."""
+    assert Colour().encode(2).length == Colour().length(2) == 1

@@ -1,0 +1,84 @@
+"""The embedder of sound: frames become slots, and the slots of one clip look at each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anyformer.mask import Mask
+from anyformer.sublayers import Block, BlockConfig, PackedConv1d, Rotary
+
+
+@dataclass(frozen=True)
+class Subsampling:
+    """The slot rule of a clip: ceil(frames / factor).
+
+    A convolution of kernel 3 and stride 2, padded by 1, maps L frames to ceil(L / 2); rounding up
+    log2(factor) times is rounding up once. (An object, so that equal rules compare equal.)
+    """
+
+    factor: int
+
+    def __call__(self, frames: int) -> int:
+        return -(-frames // self.factor)
+
+
+@dataclass(frozen=True)
+class Conformer:
+    """Settings of the embedder; called with a width, it makes one. Equal settings compare equal."""
+
+    mels: int
+    subsampling: int
+    layers: int
+    heads: int
+    kernel: int
+    dropout: float
+
+    def __call__(self, dim: int) -> ConformerEmbedding:
+        return ConformerEmbedding(self, dim)
+
+    def block(self, dim: int) -> BlockConfig:
+        """Gulati et al., arXiv:2005.08100 §2 and equations 1-4."""
+        return BlockConfig(
+            dim,
+            self.heads,
+            recipe=("half feed_forward", "attention", "convolution", "half feed_forward"),
+            end_norm=True,
+            activation="silu",
+            kernel=self.kernel,
+            dropout=self.dropout,
+        )
+
+
+class ConformerEmbedding(nn.Module):
+    """Convolutional subsampling, a linear map, and conformer blocks with rotary positions.
+
+    The convolutions run over time and take the mel bands as channels. No clip ever touches another.
+    """
+
+    def __init__(self, config: Conformer, dim: int) -> None:
+        super().__init__()
+        widths = [config.mels] + [dim] * (config.subsampling.bit_length() - 1)
+        self.subsampling = nn.ModuleList(PackedConv1d(width, dim, kernel=3, stride=2) for width in widths[:-1])
+        self.project = nn.Linear(widths[-1], dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config.block(dim)) for _ in range(config.layers))
+        self.positions = Rotary(dim, dim // config.heads, rank=1)
+
+    def forward(
+        self, values: Float[Tensor, "values mels"], items: Int64[Tensor, "items 2"]
+    ) -> Float[Tensor, "slots dim"]:
+        x, lengths = values, tuple(items[:, 0].tolist())
+        for convolution in self.subsampling:
+            x, lengths = convolution(x, lengths)
+            x = functional.gelu(x)
+        x = self.dropout(self.project(x))
+        where = torch.cat([torch.arange(length) for length in lengths])[:, None].to(x.device)
+        place, mask = self.positions.place(where), Mask.bidirectional(lengths)
+        for block in self.blocks:
+            x = block(x, place, mask)
+        return x

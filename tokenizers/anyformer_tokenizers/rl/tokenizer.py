@@ -1,0 +1,313 @@
+"""The trajectory tokenizer.
+
+>>> rl = TrajectoryTokenizer()
+>>> episode = Episode(np.zeros((2, 4)), np.array([0, 1]), np.ones(2), terminated=True)
+>>> rl.fit([episode])
+>>> tokens = rl.encode(episode)
+>>> {name: stream.slots.tolist() for name, stream in tokens.streams.items()}
+{'rl.return': [0, 3], 'rl.state': [1, 4], 'rl.action': [2, 5]}
+>>> tokens.positions[:, 0].tolist()
+[0, 0, 0, 1, 1, 1]
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyformer.contracts import Tokenizer
+from anyformer.episode import Episode
+from anyformer.errors import ConfigError, PluginError, SampleError, TokenizerError, nearest
+from anyformer.tokens import Stream, StreamSpec, Tokens
+from anyformer_tokenizers.rl.space import Box, Discrete, make_space, settings_of
+from anyformer_tokenizers.standardisation import STATISTICS, Standardisation
+
+if TYPE_CHECKING:
+    import gymnasium
+
+
+@dataclass
+class TrajectoryTokenizer(Tokenizer):
+    """Three streams, `rl.return`, `rl.state` and `rl.action`, at slots 0::3, 1::3 and 2::3 (Chen et al. 2021,
+    arXiv:2106.01345 §3); the three slots of a step share its timestep as their position.
+
+    Raw values: `Episode`. The observation after the last action, if there is one, is not encoded.
+
+    observation_space, action_space: JSON settings, `{"type": "discrete", "n": 2, "start": 0}` or
+    `{"type": "box", "shape": [4], "low": null, "high": null}`; CartPole's by default. `from_spaces` and
+    `for_env` write them for you. return_scale: returns-to-go are divided by it.
+
+    Box observations are standardised with what `fit` learned, which comes first. Actions are decoded exactly;
+    observations up to rounding; rewards as differences of returns-to-go, so that the last one of a segment
+    holds all that follows. How the episode ended is not encoded.
+    """
+
+    name: str = "rl"
+    observation_space: dict[str, Any] = field(default_factory=lambda: {"type": "box", "shape": [4]})
+    action_space: dict[str, Any] = field(default_factory=lambda: {"type": "discrete", "n": 2})
+    return_scale: float = 100.0
+
+    fidelity: ClassVar = "approximate"
+
+    _learned: Standardisation | None = field(init=False, default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.return_scale) and self.return_scale > 0):
+            raise ConfigError(f"return_scale={self.return_scale}; expected a positive number.")
+        _ = self.streams  # a wrong space is told now, not at the first sample
+
+    @classmethod
+    def from_spaces(
+        cls, observation_space: gymnasium.Space, action_space: gymnasium.Space, **settings: Any
+    ) -> TrajectoryTokenizer:
+        """For an environment's spaces, Box or Discrete; ConfigError for others.
+
+        Actions are held to their bounds. Observations are not: environments overstep their own.
+        """
+        observation, action = (
+            settings_of(observation_space, bounded=False),
+            settings_of(action_space, bounded=True),
+        )
+        return cls(observation_space=observation, action_space=action, **settings)
+
+    @classmethod
+    def for_env(cls, env_id: str, **settings: Any) -> TrajectoryTokenizer:
+        """For a registered gymnasium environment, such as "CartPole-v1".
+
+        ConfigError if there is none of that name, PluginError if it or what it needs is not installed.
+        """
+        import gymnasium
+
+        try:
+            env = gymnasium.make(env_id)
+        except Exception as error:  # whatever a third party's environment raises
+            raise _unavailable(env_id, error) from error
+        env.close()
+        return cls.from_spaces(env.observation_space, env.action_space, **settings)
+
+    @property
+    def streams(self) -> tuple[StreamSpec, ...]:
+        return (
+            StreamSpec.continuous(f"{self.name}.return", 1),
+            self._observations.spec(f"{self.name}.state"),
+            self._actions.spec(f"{self.name}.action"),
+        )
+
+    def encode(self, raw: Any) -> Tokens:
+        """3·steps slots. SampleError names the step that is not finite, misshapen or outside its space;
+        TokenizerError before a needed `fit`."""
+        episode = _checked(raw)
+        return self._interleaved(
+            episode.start,
+            {
+                "return": self._return_rows(episode.returns_to_go(), episode.start),
+                "state": self._state_rows(episode.observations, episode.start),
+                "action": self._actions.rows(episode.actions, "action", episode.start),
+            },
+        )
+
+    def observe(self, return_to_go: float, observation: Any, timestep: int) -> Tokens:
+        """The two slots before an action: the (undiscounted, unscaled) return still wanted, and the state."""
+        _check_timestep(timestep)
+        wanted = _numbers(return_to_go, "return-to-go")
+        if wanted.size != 1:
+            raise SampleError(f"The return-to-go has shape {list(wanted.shape)}; expected one number.")
+        return self._interleaved(
+            timestep,
+            {
+                "return": self._return_rows(wanted.reshape(1).astype(np.float64), timestep),
+                "state": self._state_rows(_numbers(observation, "observation")[None], timestep),
+            },
+        )
+
+    def act(self, action: Any, timestep: int) -> Tokens:
+        """The slot of an action taken."""
+        _check_timestep(timestep)
+        rows = self._actions.rows(_numbers(action, "action")[None], "action", timestep)
+        return self._interleaved(timestep, {"action": rows})
+
+    def action(self, values: Any) -> int | np.ndarray:
+        """One value of the action stream as the environment wants it: an int, or an array within its bounds.
+
+        values: what a head says for one slot, an id or a row of features.
+        """
+        actions = self._actions.values(torch.as_tensor(values))
+        if len(actions) != 1:
+            raise TokenizerError(f"Expected the values of one action; got {len(actions)}. Call it for each.")
+        return int(actions[0]) if self.streams[2].is_discrete else actions[0]
+
+    def decode(self, tokens: Tokens) -> Episode:
+        """The segment these triples tell of; see the class for what is exact."""
+        names = [spec.name for spec in self.streams]
+        found = {name: len(tokens.streams[name].values) for name in names if name in tokens.streams}
+        if len(found) < 3 or len(set(found.values())) != 1 or 0 in found.values():
+            raise TokenizerError(f"Cannot decode {found or 'no values'}; expected as many of each of {names}.")
+        returns, states, actions = (tokens.streams[name].values.detach().cpu() for name in names)
+        returns = returns[:, 0].double().numpy() * self.return_scale
+        return Episode(
+            self._observations.values(states if self._observed.is_discrete else self._standard.invert(states)),
+            self._actions.values(actions),
+            returns - np.append(returns[1:], 0.0),
+            start=int(tokens.positions[0, 0]),
+        )
+
+    def length(self, raw: Any) -> int:
+        """Three slots a step."""
+        return 3 * len(_checked(raw))
+
+    def example(self, rng: np.random.Generator) -> Episode:
+        """A random walk through the spaces, 2 to 12 steps long, that ends."""
+        steps = int(rng.integers(2, 13))
+        observations = self._observations.sample(rng, steps + 1)
+        actions = self._actions.sample(rng, steps)
+        return Episode(observations, actions, rng.normal(1, 1, steps), terminated=True)
+
+    def render(self, raw: Any) -> dict[str, bytes | str]:
+        """A line of text, and a plot of reward and return-to-go."""
+        from matplotlib.figure import Figure
+
+        episode = _checked(raw)
+        steps = np.arange(episode.start, episode.start + len(episode))
+        ending = "terminated" if episode.terminated else "truncated" if episode.truncated else "goes on"
+        figure = Figure(figsize=(5, 2), layout="constrained")
+        axes = figure.subplots()
+        axes.step(steps, episode.rewards, where="mid", label="reward")
+        axes.plot(steps, episode.returns_to_go(), label="return to go")
+        axes.set(xlabel="timestep")
+        axes.legend()
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=80)
+        summary = f"{len(episode)} steps from {episode.start}, return {np.sum(episode.rewards):g}, {ending}"
+        return {"text/plain": summary, "image/png": picture.getvalue()}
+
+    @property
+    def fitted(self) -> bool:
+        return self._observed.is_discrete or self._learned is not None
+
+    def fit(self, samples: Iterable[Episode]) -> None:
+        """Mean and standard deviation of each feature of Box observations; Discrete ones need none."""
+        if not self._observed.is_discrete:
+            checked = (_checked(raw) for raw in samples)
+            rows = (self._observations.rows(e.observations, "observation", e.start) for e in checked)
+            self._learned = Standardisation.learned(rows, least=1e-4)
+
+    def state(self) -> dict[str, bytes]:
+        return {} if self._learned is None else {STATISTICS: self._learned.to_json()}
+
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        width = self._observed.width
+        self._learned = Standardisation.from_json(state.get(STATISTICS), width) if state else None
+
+    @cached_property
+    def _observations(self) -> Discrete | Box:
+        return make_space(self.observation_space)
+
+    @cached_property
+    def _actions(self) -> Discrete | Box:
+        return make_space(self.action_space)
+
+    @property
+    def _observed(self) -> StreamSpec:
+        return self.streams[1]
+
+    @property
+    def _standard(self) -> Standardisation:
+        if self._learned is None:
+            raise TokenizerError(f"Tokenizer {self.name!r} is not fitted; call fit(episodes) or restore(state).")
+        return self._learned
+
+    def _return_rows(self, returns: np.ndarray, start: int) -> Float[Tensor, "steps 1"]:
+        rows = torch.from_numpy(returns / self.return_scale).float()[:, None]
+        _check_finite(rows, "return-to-go", start)
+        return rows
+
+    def _state_rows(self, observations: np.ndarray, start: int) -> Tensor:
+        rows = self._observations.rows(observations, "observation", start)
+        if self._observed.is_discrete:
+            return rows
+        rows = self._standard.apply(rows)
+        _check_finite(rows, "standardised observation", start)
+        return rows
+
+    def _interleaved(self, start: int, parts: Mapping[str, Tensor]) -> Tokens:
+        """Parts of consecutive steps, side by side in each step."""
+        steps = len(next(iter(parts.values())))
+        slots = torch.arange(steps * len(parts)).view(steps, len(parts)).unbind(1)
+        streams = {
+            f"{self.name}.{part}": Stream.whole(rows, at.contiguous())
+            for (part, rows), at in zip(parts.items(), slots, strict=True)
+        }
+        timesteps = torch.arange(start, start + steps).repeat_interleave(len(parts))
+        return Tokens(streams, len(timesteps), timesteps[:, None])
+
+
+def _unavailable(env_id: str, error: Exception) -> ConfigError | PluginError:
+    """A name that gymnasium does not know, or a package that is not there."""
+    import gymnasium
+
+    missing = (gymnasium.error.NamespaceNotFound, gymnasium.error.DependencyNotInstalled)
+    if isinstance(error, gymnasium.error.Error) and not isinstance(error, missing):
+        return ConfigError(
+            f"There is no environment {env_id!r} ({error}); expected one of gymnasium.registry."
+            f"{nearest(env_id, gymnasium.registry)}"
+        )
+    return PluginError(f"The environment {env_id!r} cannot be made ({error}). Install what provides it.")
+
+
+def _checked(raw: Any) -> Episode:
+    """The episode as arrays of `steps` rows each, or a SampleError."""
+    if not isinstance(raw, Episode):
+        raise SampleError(f"A trajectory is {type(raw).__name__}; expected anyformer.episode.Episode.")
+    observations = _numbers(raw.observations, "observations")
+    actions, rewards = _numbers(raw.actions, "actions"), _numbers(raw.rewards, "rewards")
+    if actions.ndim < 1 or len(actions) < 1:
+        raise SampleError("An episode has no steps; expected at least one action. Drop it.")
+    steps = len(actions)
+    if rewards.shape != (steps,) or observations.ndim < 1 or len(observations) not in (steps, steps + 1):
+        raise SampleError(
+            f"An episode of {steps} actions has rewards {list(rewards.shape)} and observations "
+            f"{list(observations.shape)}; expected [{steps}] and [{steps} or {steps + 1}, ...]. Repair it."
+        )
+    _check_timestep(raw.start)
+    _check_finite(torch.from_numpy(rewards.astype(np.float64)), "reward", raw.start)
+    if not isinstance(raw.return_after, int | float | np.number) or not math.isfinite(raw.return_after):
+        raise SampleError(f"An episode has return_after={raw.return_after!r}; expected a finite number.")
+    if not all(isinstance(flag, bool | np.bool_) for flag in (raw.terminated, raw.truncated)):
+        raise SampleError(
+            f"An episode has terminated={raw.terminated!r}, truncated={raw.truncated!r}; expected booleans."
+        )
+    return replace(raw, observations=observations[:steps], actions=actions, rewards=rewards)
+
+
+def _numbers(raw: Any, what: str) -> np.ndarray:
+    try:
+        numbers = raw.detach().cpu().numpy() if isinstance(raw, Tensor) else np.asarray(raw)
+    except ValueError as error:  # rows of unequal length
+        raise SampleError(f"The {what} are not one array ({error}); expected rows of equal shape.") from error
+    if numbers.dtype.kind not in "biuf":
+        raise SampleError(f"The {what} are of type {numbers.dtype}; expected numbers.")
+    return numbers
+
+
+def _check_timestep(timestep: Any) -> None:
+    if not isinstance(timestep, int | np.integer) or timestep < 0:
+        raise SampleError(f"A segment starts at timestep {timestep!r}; expected a whole number from 0 on.")
+
+
+def _check_finite(rows: Tensor, what: str, start: int) -> None:
+    wrong = ~rows.isfinite().reshape(len(rows), -1).all(1)
+    if wrong.any():
+        step = int(wrong.int().argmax())
+        raise SampleError(
+            f"The {what} at step {start + step} is {rows[step].tolist()}; expected finite float32 numbers. "
+            "Repair or drop the episode."
+        )
