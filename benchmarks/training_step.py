@@ -16,7 +16,7 @@ from itertools import islice
 import torch
 
 import anyformer as af
-from anyformer import presets
+from anyformer import presets, registry
 from anyformer.cli.experiment import Experiment, read
 
 
@@ -24,7 +24,7 @@ class Contender:
     """A mixture, its model and its next batches."""
 
     def __init__(self, experiment: Experiment, tasks: list[str], steps: int) -> None:
-        kinds = {kind for name in tasks for kind in af.tasks.get(name).fields.values()}
+        kinds = {kind for name in tasks for kind in registry.tasks.get(name).fields.values()}
         self.mixture = af.Mixture(
             **{
                 **experiment.data,

@@ -4,13 +4,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "toys"))  # tests and the processes they start share it
-
-import runs  # noqa: E402
-
+hypothesis.settings.register_profile("suite", deadline=None)  # timing never fails a test
+hypothesis.settings.load_profile("suite")
 torch.set_num_threads(1)  # tests run side by side; threads would only take turns
 
 
@@ -23,11 +23,7 @@ def checkout() -> Path:
 @pytest.fixture(scope="module")
 def toys() -> Iterator[None]:
     """The tiny plugins of `toys/`, registered while one file's tests run."""
+    import runs  # it brings Lightning, which most files can do without
+
     with runs.registered():
         yield
-
-
-@pytest.fixture
-def letters_only(toys) -> dict:
-    """Settings of the smallest mixture."""
-    return {"tokenizers": {"letters": {}}, "tasks": {"words": {}}, "token_budget": 48}

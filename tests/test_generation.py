@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anyformer.backbone import Backbone, BackboneConfig
 from anyformer.batch import Example, pack
-from anyformer.errors import ConfigError
+from anyformer.errors import ConfigError, SampleError
 from anyformer.mask import Mask
 from anyformer.model import GREEDY, Model, Network, Sampling, Session
 from anyformer.sublayers import set_backend
@@ -129,6 +129,19 @@ def test_a_context_in_both_directions_is_appended_whole(model, data):
             assert torch.allclose(session.last[number], wanted, atol=1e-4)
         if step < 4:
             session.append([cut(s, n + step, n + step + 1) for s, n in zip(sequences, contexts, strict=True)])
+
+
+def test_a_context_in_pieces_is_refused(model):
+    """What is in the cache cannot look at what comes later, so a prefix that reaches into it is an error."""
+    session = model.session(2)
+    with pytest.raises(ConfigError, match="Sequence 1 has 0 slots and gets 2, with a prefix of 3"):
+        session.append([words(1, 2, 3), words(1, 2)], [3, 3])
+    session.append([words(1, 2, 3), words(1, 2)], [3, 0])
+    session.append([words(4), words(3)], [3, 0])  # the context is behind us: nothing to look back at
+    with pytest.raises(ConfigError, match="appended whole"):
+        session.append([None, words(4)], [3, 4])
+    with pytest.raises(ConfigError, match="appended whole"):
+        session.append([None, words(4, 5, 6, 7)], [3, 4])
 
 
 def test_the_cache_grows_and_keeps_what_it_has(model):
@@ -256,8 +269,10 @@ def test_the_end_closes_a_run_and_no_other(model):
 
 
 def test_generation_at_its_edges(model):
-    """No prompt, no room, no such stream."""
+    """No prompt, an empty one, no room, no such stream."""
     assert model.generate([], "text", 3) == []
+    with pytest.raises(SampleError, match="prompt is empty; expected at least one token"):
+        model.generate([Example(words(1), {}), Example(words(), {})], "text", 3)
     nothing = model.generate([Example(words(1), {})], "text", 0)[0]
     assert (nothing.length, nothing.streams["text"].values.dtype) == (0, torch.int64)
     with pytest.raises(ConfigError, match=r"discrete stream 'patch'.*rl\.action, text"):

@@ -145,53 +145,6 @@ def test_a_stack_ends_in_a_norm_if_it_shall(final_norm):
     assert torch.allclose(out.var(-1, unbiased=False), torch.ones(6), atol=1e-3) == final_norm
 
 
-# Initialisation
-
-
-def test_the_residual_stream_is_flat_in_depth():
-    """Variance of the residual stream after 2 and after 32 layers: what the blocks add stays bounded, where
-    unscaled projections would add 16 times as much."""
-    added = {}
-    for depth in (2, 32):
-        torch.manual_seed(0)
-        backbone = Backbone(BackboneConfig(64, 4, depth=depth, final_norm=False))
-        x = torch.randn(64, 64)
-        with torch.no_grad():
-            out = backbone(x, torch.arange(64)[:, None], Mask.causal((64,)))
-        added[depth] = float((out - x).var())
-    assert 0.5 < added[32] / added[2] < 2
-
-
-@pytest.mark.parametrize("recipe", [("attention", "feed_forward"), ("attention", "convolution")])
-def test_weights_start_small_and_output_maps_smaller(recipe):
-    """1/sqrt(inputs); maps back to the residual stream 1/sqrt(residual layers) of that; biases zero."""
-    torch.manual_seed(0)
-    backbone = Backbone(BackboneConfig(128, 4, depth=8, recipe=recipe, kernel=3))
-    for name, module in backbone.named_modules():
-        if isinstance(module, nn.Linear):
-            wanted = module.in_features**-0.5 / (4 if name.endswith((".out", ".down", ".project")) else 1)
-            assert math.isclose(float(module.weight.detach().std()), wanted, rel_tol=0.05), name
-            assert not module.bias.any()
-
-
-@pytest.mark.parametrize("scale", [True, False])
-def test_streams_and_logits_start_at_one_size(scale):
-    """Values of discrete and continuous streams embed to unit variance, and a tied head's logits have it too:
-    no modality starts out louder. Without the factor √dim, tables are as quiet as they are stored."""
-    torch.manual_seed(0)
-    specs = [StreamSpec.discrete("text", 200), StreamSpec.continuous("frame", 40)]
-    made = Network(specs, BackboneConfig(256, 4, depth=2), ["text"], scale=scale)
-    frames = Tokens({"frame": Stream.whole(torch.randn(200, 40))}, 200, torch.arange(200)[:, None])
-    both = Tokens.laid_end_to_end([Tokens.of("text", torch.arange(200)), frames])
-    batch = pack([Example(both, {})])
-    with torch.no_grad():
-        text, frame = made.embed(batch).split(200)
-        logits = made.read("text", made(batch))
-    assert math.isclose(float(frame.std()), 1, rel_tol=0.1)
-    assert math.isclose(float(text.std()), 1 if scale else 256**-0.5, rel_tol=0.1)
-    assert math.isclose(float(logits.std()), 1, rel_tol=0.3)
-
-
 def test_a_seed_makes_a_model():
     """Same seed, same weights."""
     first, second = make_model().state_dict(), make_model().state_dict()

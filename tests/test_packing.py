@@ -297,7 +297,7 @@ def test_padding_is_one_document_behind_the_others():
     """It has slots and positions but no key, no stream and no target."""
     example = Example(Tokens.of("text", torch.tensor([1, 2])), {}, prefix=2, key="a")
     batch = pack([example], rank=3, pad_to=5)
-    assert batch.mask == Mask.prefixed((2, 3), (2, 0))
+    assert batch.mask == Mask.bidirectional((2, 3))
     assert batch.positions.shape == (5, 3)
     assert (len(batch), batch.starts, batch.tokens) == (1, [0], 5)
     assert pack([example], pad_to=2).mask == Mask.bidirectional((2,))

@@ -87,14 +87,14 @@ def test_other_tokenizers_are_refused(tmp_path):
     """A run goes on only with the tokenizers it began with, and the error says what changed."""
     runs.fit(tmp_path, 4)
     changed = {"tokenizers": {"letters": {"lower": True}, "dots": {}, "colour": {}}}
-    with pytest.raises(CheckpointError, match="'letters' differs .* lower was False and is True"):
+    with pytest.raises(CheckpointError, match=r"'letters' differs .* lower was False and is True"):
         runs.fit(tmp_path, 6, resume=True, data=changed)
 
 
 def test_tokenizers_fitted_on_other_data_are_refused(tmp_path):
     runs.fit(tmp_path, 4)
     few = {"tasks": {"words": {"size": 1}, "quadrants": {}}}
-    with pytest.raises(CheckpointError, match="'letters' differs .* fitted on other data"):
+    with pytest.raises(CheckpointError, match=r"'letters' differs .* fitted on other data"):
         runs.fit(tmp_path, 6, resume=True, data=few)
 
 

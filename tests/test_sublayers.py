@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from anyformer.errors import AnyformerError, ConfigError, SampleError
+from anyformer.errors import AnyformerError, ConfigError, MaskError, SampleError
 from anyformer.mask import Mask
 from anyformer.sublayers import (
     SUBLAYERS,
@@ -293,6 +293,14 @@ def test_the_conformer_recipe():
     wanted = wired(block, x, [(0.5, "pre"), (1, "pre"), (1, "pre"), (0.5, "pre")], mask, Placement())
     assert torch.allclose(block(x, Placement(), mask), wanted, atol=1e-5)
     assert torch.allclose(block.end_norm(torch.zeros(1, 8)), block.end_norm.bias, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", [Mask.causal((1, 3)), Mask.prefixed((4,), (3,)), Mask.bidirectional((4,)).windowed(2)])
+def test_a_convolution_refuses_to_see_what_is_hidden(mask):
+    """It looks at its neighbours on both sides; under a causal mask it would read the answer."""
+    block = Block(BlockConfig(8, 2, recipe=("convolution",), kernel=3))
+    with pytest.raises(MaskError, match="sees later slots too; expected a bidirectional mask"):
+        block(torch.randn(4, 8), Placement(), mask)
 
 
 def test_dropout_acts_in_training_alone():

@@ -112,7 +112,7 @@ def pack(examples: Sequence[Example], rank: int | None = None, pad_to: int | Non
             [with_rank(example.tokens.positions, rank) for example in examples]
             + [torch.zeros(size, rank, dtype=torch.int64) for size in padding]
         ),
-        mask=Mask.prefixed(lengths + padding, tuple(example.prefix for example in examples) + (0,) * len(padding)),
+        mask=Mask.prefixed(lengths + padding, tuple(example.prefix for example in examples) + padding),
         targets=packed_targets,
         tasks=tuple(example.task for example in examples),
         keys=tuple(example.key for example in examples),

@@ -144,7 +144,10 @@ def read_trainer(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"{path}: holds a model but no trainer state, so no run can resume from it.")
     skeleton, tensors = read_json(path / "trainer.json"), read_tensors(path / "trainer.safetensors")
     try:
-        return _join(skeleton, tensors), read_tensors(path / "model.safetensors")
+        state = _join(skeleton, tensors)
+        if not isinstance(state, dict):
+            raise TypeError("it is no mapping")
+        return state, read_tensors(path / "model.safetensors")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: trainer.json does not describe a trainer's state ({error}).") from error
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NAME = "dial_tones"
 RATE = 8000  # samples a second, as on a telephone line
+START, TONE, PAUSE = (0.02, 0.06), (0.06, 0.12), (0.04, 0.08)  # shortest and longest, in seconds
 CER = "character_error_rate"
 
 
@@ -33,14 +34,16 @@ class DialTones(Task):
     """Audio to text: write down the pressed keys.
 
     clips, held_out: recordings in the training split and in each held-out one.
-    least_keys, most_keys: keys in a recording. snr: the range in dB of a recording's tone-to-noise ratio, before
-    a single tone's own level (up to 6 dB less). seed: draws everything.
+    least_keys, most_keys: keys in a recording. Short recordings are the easy ones from which the long ones are
+    learned: with no fewer than three keys, a model takes longer to find where each one sounds.
+    snr: the range in dB of a recording's tone-to-noise ratio, for its loudest possible tone; others are up to 6 dB
+    weaker. seed: draws everything.
     """
 
-    clips: int = 4000
+    clips: int = 8000
     held_out: int = 300
-    least_keys: int = 3
-    most_keys: int = 8
+    least_keys: int = 1
+    most_keys: int = 6
     snr: tuple[float, float] = (-6.0, 20.0)
     seed: int = 0
 
@@ -98,29 +101,29 @@ class _Recordings(Sequence[Sample]):
         task = self.task
         rng = np.random.default_rng((task.seed, SPLITS.index(self.split), index))
         keys = "".join(rng.choice(list(KEYS), size=rng.integers(task.least_keys, task.most_keys + 1)))
-        sound = dial(keys, rng, rng.uniform(*task.snr))
+        sound = dial(keys, rng.uniform(*task.snr), rng)
         return Sample(f"{self.split}-{index}", {"audio": (sound[None], RATE), "keys": " ".join(keys)})
 
 
-def dial(keys: str, rng: np.random.Generator, snr: float) -> Float32[np.ndarray, " time"]:
-    """The sound of `keys`: tones of 60-160 ms, pauses of 40-120 ms, up to 6 dB between tones and 4 dB between a
-    tone's two sines ("twist"), white noise `snr` dB below the loudest tone."""
-    parts = [np.zeros(_samples(rng, 0.02, 0.12))]
+def dial(keys: str, snr: float, rng: np.random.Generator) -> Float32[np.ndarray, " time"]:
+    """The sound of `keys`: tones and pauses of random length, up to 6 dB between tones and 4 dB between a tone's
+    two sines ("twist"), white noise `snr` dB below the loudest possible tone."""
+    parts = [np.zeros(_samples(rng, START))]
     for key in keys:
-        time = np.arange(_samples(rng, 0.06, 0.16)) / RATE
-        level, twist = _amplitude(rng.uniform(-6, 0)), _amplitude(rng.uniform(-4, 4) / 2)
+        time = np.arange(_samples(rng, TONE)) / RATE
+        level, twist = _amplitude(rng.uniform(-6, 0)), _amplitude(rng.uniform(-2, 2))
         row, column = divmod(KEYS.index(key), len(HIGH))
         low, high = (np.sin(2 * np.pi * (f * time + rng.uniform())) for f in (LOW[row], HIGH[column]))
-        parts += [level * (low / twist + high * twist), np.zeros(_samples(rng, 0.04, 0.12))]
+        parts += [level * (low / twist + high * twist), np.zeros(_samples(rng, PAUSE))]
     clean = np.concatenate(parts)
     noise = rng.standard_normal(len(clean)) * _amplitude(-snr)  # a tone of two unit sines has power 1
-    loudness = _amplitude(rng.uniform(-20, 0)) * 0.25
+    loudness = 0.25 * _amplitude(rng.uniform(-20, 0))
     return np.clip(loudness * (clean + noise), -1, 1).astype(np.float32)
 
 
-def _samples(rng: np.random.Generator, least: float, most: float) -> int:
-    """A random length, given in seconds, in samples."""
-    return round(rng.uniform(least, most) * RATE)
+def _samples(rng: np.random.Generator, seconds: tuple[float, float]) -> int:
+    """A random length in samples."""
+    return int(rng.uniform(*seconds) * RATE)
 
 
 def _amplitude(decibels: float) -> float:

@@ -13,7 +13,7 @@ LOW = (697.0, 770.0, 852.0, 941.0)  # Hz, one for each row of the keypad (ITU-T 
 HIGH = (1209.0, 1336.0, 1477.0, 1633.0)  # Hz, one for each column
 KEYS = "123A456B789C*0#D"  # row by row
 SILENCE = -1
-SHARES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+SHARES = (0.07, 0.1, 0.15, 0.2)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Goertzel:
     @staticmethod
     def candidates(rate: int) -> Iterator[Goertzel]:
         """The settings worth trying."""
-        for window, share, hold, release in product((0.02, 0.025, 0.03), SHARES, (2, 3), (2, 3, 4)):
+        for window, share, hold, release in product((0.025, 0.03), SHARES, (2, 3), (2, 3)):
             yield Goertzel(rate, window, share=share, hold=hold, release=release)
 
     def __call__(self, sound: Float[np.ndarray, " time"]) -> str:

@@ -121,7 +121,10 @@ def rank(number: int, port: int, folder: str, steps: int, data: dict[str, Any], 
     act = [At(step, lambda trainer, s=s: os.kill(os.getpid(), s)) for step, s in send.items()]
     with registered():
         learned = learner(backbone={"dim": 16, "heads": 2, "depth": 1})
-        run = trainer(folder, steps, act, strategy="ddp", devices=2, limit_val_batches=1.0, val_check_interval=steps)
+        run = trainer(
+            folder, steps, act, strategy="ddp", devices=2, limit_val_batches=1.0, val_check_interval=steps,
+            check_val_every_n_epoch=None, num_sanity_val_steps=0,
+        )  # fmt: skip
         run.fit(learned, datamodule=mixture(**data))
         losses = {name: float(value) for name, value in run.callback_metrics.items() if name.startswith("val/")}
         torch.save({"weights": learned.state_dict(), "losses": losses}, Path(folder) / f"rank{number}.pt")

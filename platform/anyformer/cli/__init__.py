@@ -129,7 +129,8 @@ def _run(arguments: list[str]) -> int:
     parser = Parser(f"anyformer {name}", description=COMMANDS[name].help, allow_abbrev=False)
     COMMANDS[name].arguments(parser)
     _refuse_unknown(parser, arguments[1:])
-    return import_module(module).run(parser.parse_args(arguments[1:]))
+    parsed = parser.parse_args(arguments[1:])  # `--help` ends here, before anything heavy is imported
+    return import_module(module).run(parsed)
 
 
 def _refuse_unknown(parser: argparse.ArgumentParser, arguments: list[str]) -> None:

@@ -10,10 +10,14 @@ from anyformer.testing import check_task, check_tokenizer
 
 
 def run(arguments: argparse.Namespace) -> int:
-    registry, check = (tokenizers, check_tokenizer) if arguments.kind == "tokenizer" else (tasks, check_task)
+    registry = tokenizers if arguments.kind == "tokenizer" else tasks
     settings = _settings(arguments.config, registry.kind + "s", arguments.name) if arguments.config else {}
     kind = settings.pop("type", arguments.name)
-    check(registry.create(kind, settings))
+    plugin = registry.create(kind, settings)
+    if arguments.kind == "tokenizer":
+        check_tokenizer(plugin)
+    else:
+        check_task(plugin, name=arguments.name)
     print(f"{arguments.kind} {arguments.name}: keeps its contract ({registry.origin(kind)})")
     return 0
 

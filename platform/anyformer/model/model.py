@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from anyformer.backbone import BackboneConfig
 from anyformer.batch import Example, pack
 from anyformer.contracts import Sample, Task, Tokenizer, prepare
-from anyformer.errors import ConfigError, TokenizerError, unknown
+from anyformer.errors import ConfigError, SampleError, TokenizerError, unknown
 from anyformer.model.network import Network
 from anyformer.model.session import GREEDY, Sampling, Session
 from anyformer.tokens import Stream, Tokens
@@ -57,11 +57,14 @@ class Model(Network):
     ) -> list[Tokens]:
         """New values of a discrete stream behind each prompt, up to and including the stream's `end`.
 
-        Prompts may differ in length and in modality. Each result holds the new values alone.
+        Prompts may differ in length and in modality; an empty one is a SampleError. Each result holds the new
+        values alone.
         """
         spec = self.specs.get(stream)
         if spec is None or not spec.is_discrete:
             raise unknown("discrete stream", stream, [s.name for s in self.specs.values() if s.is_discrete])
+        if not all(prompt.tokens.length for prompt in prompts):
+            raise SampleError("A prompt is empty; expected at least one token to go on from.")
         if not prompts:
             return []
         session = self.session(len(prompts), sampling.seed)

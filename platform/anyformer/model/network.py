@@ -14,7 +14,7 @@ from anyformer.backbone import Backbone, BackboneConfig
 from anyformer.batch import Batch
 from anyformer.errors import ConfigError, unknown
 from anyformer.sublayers import Cache, LinearEmbedding, LinearHead, TableEmbedding, TableHead
-from anyformer.tokens import Stream, StreamSpec, spec_table
+from anyformer.tokens import Stream, StreamSpec, spec_table, with_rank
 
 
 class Network(nn.Module):
@@ -56,7 +56,8 @@ class Network(nn.Module):
     def forward(self, batch: Batch, cache: Cache | None = None) -> Float[Tensor, "tokens dim"]:
         """Hidden states of every slot of a packed batch."""
         x = self.embed(batch)
-        return self.backbone(x, batch.positions, batch.mask, cache)
+        positions = with_rank(batch.positions, self.rank)  # a batch without pictures may come with one axis
+        return self.backbone(x, positions, batch.mask, cache)
 
     def embed(self, batch: Batch) -> Float[Tensor, "tokens dim"]:
         """Each stream through its embedder, scattered to its slots."""

@@ -75,7 +75,7 @@ class Session:
         """Add tokens behind each sequence. Positions are taken as they are given.
 
         prefix: how many slots, from each sequence's start, see each other in both directions; such a context
-        must be appended whole.
+        must be appended whole, or it is a ConfigError.
         """
         if len(tokens) != len(self.lengths):
             raise ConfigError(f"The session has {len(self.lengths)} sequences but got tokens for {len(tokens)}.")
@@ -83,6 +83,12 @@ class Session:
         nothing = Tokens({}, 0, torch.zeros(0, rank, dtype=torch.int64))
         batch = pack([Example(nothing if t is None else t, {}) for t in tokens], rank).to(self.network.device)
         queries = batch.mask.queries
+        for one, (have, more, both) in enumerate(zip(self.lengths, queries, prefix or [0] * len(tokens), strict=True)):
+            if both > have and (have or both > more):
+                raise ConfigError(
+                    f"Sequence {one} has {have} slots and gets {more}, with a prefix of {both}; "
+                    "a prefix must be appended whole, at once and first."
+                )
         self.cache.reserve(queries)
         mask = self.cache.mask(queries, None if prefix is None else tuple(prefix))
         hidden = self.network.backbone(self.network.embed(batch), batch.positions, mask, self.cache)

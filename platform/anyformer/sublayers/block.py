@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyformer.errors import ConfigError, unknown
+from anyformer.errors import ConfigError, MaskError, unknown
 from anyformer.mask import Mask
 from anyformer.sublayers.attention import Attention
 from anyformer.sublayers.cache import Cache
@@ -98,6 +98,10 @@ class WithinItems(nn.Module):
     def forward(self, x: Tensor, place: Placement, mask: Mask, cache: Cache | None, layer: int) -> Tensor:
         if cache is not None:
             raise ConfigError("A convolution needs its whole item at once; it cannot run from a KV cache.")
+        if not all(map(mask.is_full, range(len(mask.queries)))):
+            raise MaskError(
+                "A convolution sees later slots too; expected a bidirectional mask, got one that hides some."
+            )
         return self.inner(x, mask)
 
 

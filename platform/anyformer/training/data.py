@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from anyformer.batch import Batch, pack, target_counts
 from anyformer.contracts import Sample, Split, Task, Tokenizer, prepare
-from anyformer.errors import ConfigError, LimitError, nearest, unknown
+from anyformer.errors import ConfigError, LimitError, SampleError, nearest, unknown
 from anyformer.registry import objectives, tasks, tokenizers
 from anyformer.training.mixture import Plan, Reference, Source, keyed
 
@@ -56,8 +56,14 @@ class Preparation:
 
     def length(self, task: str, index: int) -> int:
         """Tokens of a sample, before encoding it."""
-        values, fields = self.samples(task)[index].values, self.tasks[task].fields
-        return sum(self.tokenizers[fields[name]].length(raw) for name, raw in values.items())
+        sample, fields = self.samples(task)[index], self.tasks[task].fields
+        for name in sample.values:
+            if name not in fields:
+                raise unknown(f"field of task {task!r}, sample {sample.id!r}:", name, fields)
+        try:
+            return sum(self.tokenizers[fields[name]].length(raw) for name, raw in sample.values.items())
+        except SampleError as error:
+            raise type(error)(f"Task {task!r}, sample {sample.id!r}: {error}") from error
 
     def _example(self, reference: Reference):
         name, task = reference.task, self.tasks[reference.task]

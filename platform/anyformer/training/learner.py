@@ -19,6 +19,8 @@ from anyformer.training.mixture import keyed
 from anyformer.training.schedules import make_schedule
 from anyformer.training.tally import Tally
 
+ENDLESS = 10**9  # steps: the schedule of a run that only a clock ends hardly falls
+
 
 class Learner(L.LightningModule):
     """Trains a model on a `Mixture`.
@@ -78,7 +80,8 @@ class Learner(L.LightningModule):
             {"params": others, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=True)
-        self.rate = make_schedule(self.schedule, int(min(self.trainer.estimated_stepping_batches, 10**9)))
+        steps = self.trainer.estimated_stepping_batches  # without an end: infinity, or -1
+        self.rate = make_schedule(self.schedule, int(steps) if 0 < steps < ENDLESS else ENDLESS)
         # a plain function has no state: a resumed run follows its own settings, so max_steps may be raised
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -114,7 +117,7 @@ class Learner(L.LightningModule):
         if self.trainer._logger_connector.should_update_logs and self.tally.tokens:
             self.log_dict(
                 {f"train/{name}": value for name, value in self.tally.means().items()}
-                | {"train/tokens": float(self.tally.tokens), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]},
+                | {"train/tokens": float(self.tally.tokens), "lr": self.lr * self.rate(self.global_step - 1)},
                 batch_size=len(batch),
             )
             self.tally.clear()
@@ -143,6 +146,13 @@ class Learner(L.LightningModule):
             "keys": batch.keys,
             **{name: float(loss.sum) / loss.count for name, loss in self.losses(batch).items()},
         }
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """What no batch of the step has used gets a zero, as it does with several ranks: AdamW would skip it, and
+        the number of ranks would change what is learned."""
+        for parameter in self.parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Lightning calls this before every update, clipping or not."""

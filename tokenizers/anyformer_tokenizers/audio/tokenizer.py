@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -32,6 +32,7 @@ from anyformer_tokenizers.standardisation import STATISTICS, Standardisation
 if TYPE_CHECKING:
     from torchaudio.transforms import MelSpectrogram
 
+ENOUGH_FRAMES = 100_000  # a mean over these has settled; a corpus may hold millions
 RANGE = 1e-6, 1e6  # of mel power: the noise of 16 bits, and well above any full-scale sound
 
 
@@ -194,8 +195,8 @@ class AudioTokenizer(Tokenizer):
         return self._learned is not None
 
     def fit(self, samples: Iterable[Any]) -> None:
-        """Mean and standard deviation of each mel band over all frames of all samples."""
-        frames = (self.log_mel(self.wave(raw)) for raw in samples)
+        """Mean and standard deviation of each mel band, over the first samples that hold `ENOUGH_FRAMES`."""
+        frames = _until(ENOUGH_FRAMES, (self.log_mel(self.wave(raw)) for raw in samples))
         self._learned = Standardisation.learned(frames, least=0.5)
 
     def state(self) -> dict[str, bytes]:
@@ -209,6 +210,15 @@ class AudioTokenizer(Tokenizer):
         if self._learned is None:
             raise TokenizerError(f"Tokenizer {self.name!r} is not fitted; call fit(samples) or restore(state).")
         return self._learned
+
+
+def _until(enough: int, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Pieces up to and including the one with which there are `enough` rows."""
+    for piece in pieces:
+        yield piece
+        enough -= len(piece)
+        if enough <= 0:
+            return
 
 
 @lru_cache
