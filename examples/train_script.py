@@ -9,6 +9,7 @@ It ends with a report: how many held-out rows of digits the model sorts without 
 import random
 import sys
 from dataclasses import dataclass
+from typing import ClassVar
 
 import lightning as L
 
@@ -20,9 +21,9 @@ import anyformer as af
 class Sorting(af.Task):
     """Text to text: "5 0 3 1" in, "0 1 3 5" out."""
 
-    fields = {"given": "text", "answer": "text"}  # field: tokenizer, in the order of the sequence
-    modality = "text"
-    metrics = (af.Metric("accuracy", higher_is_better=True),)
+    fields: ClassVar = {"given": "text", "answer": "text"}  # field: tokenizer, in the order of the sequence
+    modality: ClassVar = "text"
+    metrics: ClassVar = (af.Metric("accuracy", higher_is_better=True),)
 
     def default_objective(self):
         return af.Prefix(target="answer")

@@ -73,6 +73,25 @@ def test_micro_batches_know_the_counts_of_their_step():
     assert both[0].counts == both[1].counts == {"words": own[0]["words"] + own[1]["words"], "quadrants": 1.0}
 
 
+def test_random_choices_depend_on_seed_sample_and_pass(monkeypatch):
+    """What an objective draws for a sample is the same in any batch, and another for the next pass, sample or seed."""
+    plain, drawn = af.NextToken.prepare, []
+
+    def prepare(self, tokens, rng):
+        drawn.append(int(rng.integers(2**62)))
+        return plain(self, tokens, rng)
+
+    monkeypatch.setattr(af.NextToken, "prepare", prepare)
+    first, other = Reference("words", 0, 0), Reference("words", 1, 0)
+    preparation = ready()._preparation("train")
+    preparation.batch([first, other])
+    preparation.batch([Reference("words", 0, 1), first])
+    ready(seed=1)._preparation("train").batch([first])
+    ready()._preparation("validation").batch([first])
+    assert drawn[0] == drawn[3]
+    assert len(set(drawn)) == 5
+
+
 def test_validation_is_each_tasks_split_in_order():
     """Every held-out sample once, unshuffled within its task, within the budget."""
     seen = [(t, k) for b in ready().val_dataloader() for t, k in zip(b.tasks, b.keys, strict=True)]

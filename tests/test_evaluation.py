@@ -243,9 +243,7 @@ def test_a_failing_task_keeps_its_rows_and_loses_nobody_elses(model, tmp_path):
     alone = evaluate(model, {"tasks": {"fake": {}}})
     report = evaluate(model, {"tasks": {**{name: {} for name in BROKEN}, "fake": {}}}, tmp_path)
     for name, sentence in BROKEN.items():
-        assert all(
-            row.value is None and row.n == 0 and sentence in row.error for row in rows(report, name)
-        ), name
+        assert all(row.value is None and row.n == 0 and sentence in row.error for row in rows(report, name)), name
         assert "\n" not in rows(report, name)[0].error
     assert [row.metric for row in rows(report, "raises")] == ["accuracy", "loss"]
     assert [row.metric for row in rows(report, "uninstallable")] == ["unknown"]
@@ -373,9 +371,7 @@ def test_settings_reach_the_task(model):
         ({"seed": "one", "tasks": {"fake": {}}}, "seed is 'one'"),
     ],
 )
-def test_a_mistake_in_the_configuration_is_one_sentence_before_anything_runs(
-    model, tmp_path, config, sentence
-):
+def test_a_mistake_in_the_configuration_is_one_sentence_before_anything_runs(model, tmp_path, config, sentence):
     with pytest.raises(ConfigError) as caught:
         evaluate(model, config, tmp_path / "out")
     assert sentence in str(caught.value)
@@ -474,9 +470,7 @@ def test_a_folder_without_a_readable_report_is_one_sentence(tmp_path, content, s
 
 def test_the_terminals_table_shows_every_row_and_error_and_no_markup(written):
     _, report = written
-    table = replace(
-        report, results=[*report.results, Result("[red]x[/]", "m", "k", 1.0, 2.0, 3, True)]
-    ).table()
+    table = replace(report, results=[*report.results, Result("[red]x[/]", "m", "k", 1.0, 2.0, 3, True)]).table()
     for words in ("return_at_500", "0.6667", "✗ failed", "raises: Image 'a.png' is cut short", "[red]x[/]"):
         assert words in table
     assert "\x1b" not in table and max(map(len, report.table(80).splitlines()[:12])) <= 80
@@ -524,9 +518,7 @@ def test_the_page_is_whole_self_contained_and_described(written):
     assert sources and all(source.startswith(("data:", "#")) for source in sources)
     assert not page.all("script") and not page.all("link")
     assert page.all("img") and all(attrs["alt"] for attrs in page.all("img"))
-    assert page.all("audio") and all(
-        "controls" in attrs and attrs["aria-label"] for attrs in page.all("audio")
-    )
+    assert page.all("audio") and all("controls" in attrs and attrs["aria-label"] for attrs in page.all("audio"))
     assert page.all("svg") and all(attrs["aria-label"] for attrs in page.all("svg"))
     anchors = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     assert {attrs["href"][1:] for attrs in page.all("a")} <= anchors
@@ -576,9 +568,7 @@ def test_the_commit_is_the_repositorys_and_its_absence_is_no_error(tmp_path, mon
 
     def git(*arguments):
         identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
-        return subprocess.run(
-            ["git", *identity, *arguments], check=True, capture_output=True, text=True
-        ).stdout
+        return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout
 
     git("init")
     assert provenance.commit() == (None, None)

@@ -21,9 +21,7 @@ from anyformer.evaluation import (
 )
 
 finite = st.floats(-1e3, 1e3)
-weighted = st.lists(
-    st.tuples(finite, st.floats(0.01, 100), st.sampled_from("abcdef")), min_size=1, max_size=30
-)
+weighted = st.lists(st.tuples(finite, st.floats(0.01, 100), st.sampled_from("abcdef")), min_size=1, max_size=30)
 
 
 @given(weighted)
@@ -160,9 +158,7 @@ def test_comparing_finds_a_gain_on_the_samples_both_have(higher, verdict):
     """Guards pairing by id: order and samples of only one report play no part."""
     first = {str(index): float(index) for index in range(40)}
     second = {id: score + 1 + (int(id) % 3) / 10 for id, score in reversed(first.items())}
-    (row,) = compare(
-        made_report(first | {"extra": 1e6}, higher), made_report(second | {"other": -1e6}, higher)
-    )
+    (row,) = compare(made_report(first | {"extra": 1e6}, higher), made_report(second | {"other": -1e6}, higher))
     assert row.n == row.clusters == 40 and row.verdict == verdict and 0 < row.p_value < 0.01
     assert row.first == pytest.approx(19.5) and row.difference == pytest.approx(1.1, abs=0.01)
     assert row.interval[0] <= row.difference <= row.interval[1]

@@ -72,16 +72,12 @@ def test_features_are_ordered_as_in_a_patch_convolution() -> None:
 def test_every_image_comes_back(data: st.DataObject) -> None:
     """Exact for any size, whatever the patch and the statistics, and as long as announced."""
     height, width, channels = (data.draw(st.integers(1, top)) for top in (24, 24, 4))
-    statistics = [
-        data.draw(st.lists(st.floats(low, 1), min_size=channels, max_size=channels)) for low in (0, 0.001)
-    ]
+    statistics = [data.draw(st.lists(st.floats(low, 1), min_size=channels, max_size=channels)) for low in (0, 0.001)]
     tokenizer = ImageTokenizer(
         patch=data.draw(st.integers(1, 9)), channels=channels, mean=statistics[0], std=statistics[1]
     )
     # Black and white borders are where padding could be mistaken for picture.
-    raw = data.draw(
-        arrays(np.uint8, (height, width, channels), elements=st.sampled_from([0, 1, 127, 254, 255]))
-    )
+    raw = data.draw(arrays(np.uint8, (height, width, channels), elements=st.sampled_from([0, 1, 127, 254, 255])))
     tokens = tokenizer.encode(raw)
     back = tokenizer.decode(tokens)
     assert back.dtype == np.uint8 and np.array_equal(back, raw)
@@ -385,6 +381,4 @@ def test_fingerprint_follows_settings() -> None:
 def test_pickles(image: ImageTokenizer) -> None:
     received, raw = pickle.loads(pickle.dumps(image)), noise(20, 20, 3)
     assert received == image
-    assert torch.equal(
-        received.encode(raw).streams["image"].values, image.encode(raw).streams["image"].values
-    )
+    assert torch.equal(received.encode(raw).streams["image"].values, image.encode(raw).streams["image"].values)

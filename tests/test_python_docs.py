@@ -104,9 +104,7 @@ def test_shares_and_variety_of_the_splits(task):
 
 def test_the_seed_chooses_the_topics_and_nothing_else_does(task):
     assert PythonDocs().examples("test") == task.examples("test")
-    assert {s.cluster for s in PythonDocs(seed=1).examples("test")} != {
-        s.cluster for s in task.examples("test")
-    }
+    assert {s.cluster for s in PythonDocs(seed=1).examples("test")} != {s.cluster for s in task.examples("test")}
 
 
 def test_nearly_the_same_topics_are_held_out_when_the_texts_differ_a_little(task):

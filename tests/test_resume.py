@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -74,6 +75,28 @@ def test_terminated_writes_its_step_and_resumes(tmp_path, data, more):
     assert_equal(runs.fit(tmp_path / "straight", STEPS, data=data, **more), resumed)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_other_signals_finish_the_step_too(tmp_path, number):
+    """Ctrl-C and a scheduler's warning: the step is finished and written, the status is 128 + the signal."""
+    with pytest.raises(SystemExit) as end:
+        runs.fit(tmp_path, STEPS, [runs.Within(4, lambda trainer: os.kill(os.getpid(), number))])
+    assert end.value.code == 128 + number
+    assert step_of(tmp_path / "last") == 5
+
+
+def test_ctrl_c_twice_does_not_wait(tmp_path):
+    """A step that hangs can still be left; the last good checkpoint stays."""
+
+    def press(trainer):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        runs.fit(tmp_path, STEPS, [runs.Within(4, press)])
+    assert step_of(tmp_path / "last") == 3
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
+
+
 def test_a_crash_between_the_renames_loses_nothing(tmp_path):
     """Only `.previous-last` is left: `ckpt_path="last"` goes on from it rather than from nothing."""
     straight = runs.fit(tmp_path / "straight", STEPS)
@@ -117,3 +140,9 @@ def test_checkpoints_need_their_plugin(tmp_path):
     """Without it Lightning would write a pickle in the checkpoint's place."""
     with pytest.raises(ConfigError, match="CheckpointDirectory"):
         runs.fit(tmp_path, 2, plugins=[])
+
+
+def test_bare_weights_are_refused_with_a_cure(tmp_path):
+    """What Lightning's spawning launchers would have written as a pickle."""
+    with pytest.raises(CheckpointError, match="strategy='ddp'"):
+        af.CheckpointDirectory().save_checkpoint({"weight": torch.zeros(1)}, tmp_path / "x")

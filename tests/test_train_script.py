@@ -45,7 +45,7 @@ def test_the_script_uses_the_public_names_alone(checkout):
     tree = ast.parse((checkout / "examples" / "train_script.py").read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported == {"random", "sys", "dataclasses", "lightning", "anyformer"}
+    assert imported == {"random", "sys", "dataclasses", "typing", "lightning", "anyformer"}
     used = {
         node.attr
         for node in ast.walk(tree)

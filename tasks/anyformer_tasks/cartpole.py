@@ -66,7 +66,7 @@ class CartPole(Task):
     def examples(self, split: Split) -> Sequence[Sample]:
         """Segments, clustered by their episode's seed.
 
-        In training they cover every episode, each step twice: in the first and in the second half of a context.
+        In training they cover every episode and overlap by half a context, as the contexts of a rollout do.
         Of a held-out episode there is one segment, drawn by its seed, so that n samples are n start states.
         """
         return [

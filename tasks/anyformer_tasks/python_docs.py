@@ -45,9 +45,7 @@ class Span:
     text: str
 
     def sample(self) -> Sample:
-        return Sample(
-            f"{self.topic}[{self.start}:{self.start + len(self.text)}]", {"text": self.text}, self.topic
-        )
+        return Sample(f"{self.topic}[{self.start}:{self.start + len(self.text)}]", {"text": self.text}, self.topic)
 
 
 @dataclass
@@ -96,9 +94,7 @@ class PythonDocs(Task):
         taken = {name for names in held_out.values() for name in names}
         return {
             "train": [Span(name, 0, topics[name]) for name in sorted(topics) if name not in taken],
-            **{
-                split: [run for name in names for run in originals[name]] for split, names in held_out.items()
-            },
+            **{split: [run for name in names for run in originals[name]] for split, names in held_out.items()},
         }
 
     def passages(self, split: Split) -> list[Span]:
@@ -112,9 +108,7 @@ class PythonDocs(Task):
         if split == "train":
             for shift in range(1, self.shifts):
                 first = self.passage_chars * shift // self.shifts
-                passages += [
-                    part for span in self.splits[split] for part in cut(span, self.passage_chars, first)
-                ]
+                passages += [part for span in self.splits[split] for part in cut(span, self.passage_chars, first)]
         # two ways of cutting may agree on a passage; it is one sample then
         return [passage.sample() for passage in dict.fromkeys(passages)]
 
@@ -135,9 +129,7 @@ class PythonDocs(Task):
                 )
             text = sample.values["text"]
             size = len(text.encode())
-            shown = {"text": text} | (
-                {"continuation": continuations[index]} if index < len(continuations) else {}
-            )
+            shown = {"text": text} | ({"continuation": continuations[index]} if index < len(continuations) else {})
             bits = -log_likelihood / math.log(2)
             yield Score(sample.id, "bits_per_byte", bits / size, float(size), sample.cluster, shown)
 

@@ -65,9 +65,7 @@ class ImageTokenizer(Tokenizer):
     def __post_init__(self) -> None:
         for setting in ("patch", "channels", "max_pixels"):
             if getattr(self, setting) < 1:
-                raise ConfigError(
-                    f"Tokenizer {self.name!r} has {setting}={getattr(self, setting)}; expected >= 1."
-                )
+                raise ConfigError(f"Tokenizer {self.name!r} has {setting}={getattr(self, setting)}; expected >= 1.")
         if self.fit_mode not in get_args(FitMode):
             raise unknown("fit_mode", self.fit_mode, get_args(FitMode))
         for setting, low in (("mean", 0.0), ("std", 0.001)):
@@ -165,11 +163,7 @@ class ImageTokenizer(Tokenizer):
         return converted[:, :, None] if converted.ndim == 2 else converted
 
     def _check_array(self, raw: np.ndarray) -> None:
-        if (
-            raw.dtype != np.uint8
-            or raw.ndim not in (2, 3)
-            or (raw.ndim == 3 and raw.shape[2] != self.channels)
-        ):
+        if raw.dtype != np.uint8 or raw.ndim not in (2, 3) or (raw.ndim == 3 and raw.shape[2] != self.channels):
             raise SampleError(
                 f"An image for {self.name!r} is {raw.dtype}{list(raw.shape)}; "
                 f"expected uint8[height, width] or uint8[height, width, {self.channels}]. "
@@ -179,9 +173,7 @@ class ImageTokenizer(Tokenizer):
     def _grid(self, height: int, width: int, raw: Any) -> tuple[int, int]:
         """Rows and columns of patches for a picture of this size, if it is one we take."""
         if height * width == 0:
-            raise SampleError(
-                f"The image {label(raw)} is {height}x{width}; expected at least one pixel. Leave it out."
-            )
+            raise SampleError(f"The image {label(raw)} is {height}x{width}; expected at least one pixel. Leave it out.")
         if height * width > self.max_pixels:
             raise LimitError(
                 f"The image {label(raw)} is {height}x{width}, {height * width} pixels; expected at most "
@@ -246,9 +238,7 @@ class ImageTokenizer(Tokenizer):
         return torch.tensor(self.std)
 
 
-def patchify(
-    image: Float[Tensor, "height width channels"], patch: int
-) -> Float[Tensor, "rows columns features"]:
+def patchify(image: Float[Tensor, "height width channels"], patch: int) -> Float[Tensor, "rows columns features"]:
     """Square patches; `patch` divides both sides.
 
     A patch's features run over channel, row, column, as the weight of a ViT's patch convolution does:
@@ -280,8 +270,7 @@ def opened(raw: Any) -> Generator[Image.Image]:
                 yield image
         else:
             raise SampleError(
-                f"An image is a {type(raw).__name__}; "
-                "expected uint8[height, width, channels], a PIL image or a path."
+                f"An image is a {type(raw).__name__}; expected uint8[height, width, channels], a PIL image or a path."
             )
     except AnyformerError:
         raise

@@ -89,8 +89,7 @@ class TextTokenizer(Tokenizer):
             )
         if not 0.98 <= self.character_coverage <= 1:  # the range sentencepiece accepts
             raise ConfigError(
-                f"Tokenizer {self.name!r} has character_coverage={self.character_coverage}; "
-                "expected 0.98 to 1."
+                f"Tokenizer {self.name!r} has character_coverage={self.character_coverage}; expected 0.98 to 1."
             )
 
     @classmethod
@@ -158,9 +157,7 @@ class TextTokenizer(Tokenizer):
         # Listed first: an error raised inside the trainer's own loop would come out as a RuntimeError.
         lines = list(self._lines(samples))
         if not lines:
-            raise TokenizerError(
-                f"Tokenizer {self.name!r} got no text to fit on; give at least one non-blank str."
-            )
+            raise TokenizerError(f"Tokenizer {self.name!r} got no text to fit on; give at least one non-blank str.")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -219,9 +216,7 @@ class TextTokenizer(Tokenizer):
     def _checked(self, raw: Any) -> str:
         """The text, if it is text, can be written as UTF-8 and is not too long."""
         if not isinstance(raw, str):
-            raise SampleError(
-                f"A text for {self.name!r} is a {type(raw).__name__}; expected a str. Decode it first."
-            )
+            raise SampleError(f"A text for {self.name!r} is a {type(raw).__name__}; expected a str. Decode it first.")
         if len(raw) > self.max_chars:
             raise LimitError(
                 f"A text for {self.name!r} has {len(raw)} characters; "
@@ -244,9 +239,7 @@ class TextTokenizer(Tokenizer):
     def _lines(self, samples: Iterable[str]) -> Iterator[str]:
         """What the trainer sees: lines without the characters it would trip over."""
         if isinstance(samples, str):
-            raise SampleError(
-                f"Tokenizer {self.name!r} fits on an iterable of str; got one str. Put it in a list."
-            )
+            raise SampleError(f"Tokenizer {self.name!r} fits on an iterable of str; got one str. Put it in a list.")
         for sample in samples:
             if not isinstance(sample, str):
                 self._checked(sample)
@@ -274,8 +267,7 @@ class Pieces:
         byte_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
         self._space_mark = [byte_ids[byte] for byte in SPACE_MARK.encode()]
         self.exact = (
-            all(self._processor.is_byte(i) for i in byte_ids)
-            and self._joined(self._processor.encode(PROBE)) == PROBE
+            all(self._processor.is_byte(i) for i in byte_ids) and self._joined(self._processor.encode(PROBE)) == PROBE
         )
 
     def __len__(self) -> int:

@@ -47,9 +47,7 @@ class Comparison:
 def compare(first: Report, second: Report, seed: int = 0) -> list[Comparison]:
     """A paired test for every task and metric of either report, in the first one's order."""
     directions = {
-        (result.task, result.metric): result.higher_is_better
-        for report in (second, first)
-        for result in report.results
+        (result.task, result.metric): result.higher_is_better for report in (second, first) for result in report.results
     }
     order = dict.fromkeys((row.task, row.metric) for report in (first, second) for row in report.results)
     return [_compared(task, metric, directions[task, metric], first, second, seed) for task, metric in order]

@@ -144,9 +144,7 @@ def _run(entry: Entry, task: Task | Exception, model: Model, plan: Plan) -> Outc
         for score in scores
     ]
     baselines, trouble = _baselines(entry, task, plan)
-    results = [
-        _result(entry, task, metric, kept, baselines, trouble, seconds, plan) for metric in task.metrics
-    ]
+    results = [_result(entry, task, metric, kept, baselines, trouble, seconds, plan) for metric in task.metrics]
     for row in results:
         log.info("%s %s: %s (%d samples, %.1f s)", row.task, row.metric, row.value, row.n, row.seconds)
     return Outcome(results, kept, _exhibits(entry.name, scores, task, model.tokenizers))
@@ -177,9 +175,7 @@ def _limited(samples: Sequence[Sample], entry: Entry, plan: Plan) -> Sequence[Sa
     """At most `limit` samples, drawn over the whole split: its head may hold one class or one document."""
     if entry.limit is None or len(samples) <= entry.limit:
         return samples
-    chosen = np.random.default_rng(key(plan.seed, entry.name, "limit")).choice(
-        len(samples), entry.limit, replace=False
-    )
+    chosen = np.random.default_rng(key(plan.seed, entry.name, "limit")).choice(len(samples), entry.limit, replace=False)
     return [samples[index] for index in sorted(chosen.tolist())]
 
 
@@ -192,8 +188,7 @@ def _baselines(entry: Entry, task: Task, plan: Plan) -> tuple[Mapping[str, Mappi
         with _seeded(plan.seed, entry.name, "baselines"):
             found = task.baselines()
             return {
-                metric: {method: float(value) for method, value in methods.items()}
-                for metric, methods in found.items()
+                metric: {method: float(value) for method, value in methods.items()} for metric, methods in found.items()
             }, None
     except Exception as error:
         return {}, f"The baselines could not be computed: {_sentence(error)}"
@@ -223,9 +218,7 @@ def _result(
         baseline=next(iter(methods.values()), None),
         n=len(samples),
         higher_is_better=metric.higher_is_better,
-        interval=None
-        if error
-        else mean_interval(values, weights, clusters, key(plan.seed, entry.name, metric.name)),
+        interval=None if error else mean_interval(values, weights, clusters, key(plan.seed, entry.name, metric.name)),
         baselines=methods,
         clusters=len(set(clusters)),
         seconds=round(seconds, 3),
@@ -241,9 +234,7 @@ def _objection(task: str, metric: str, samples: Sequence[SampleScore]) -> str | 
         if not math.isfinite(sample.score):
             return f"Sample {sample.id!r} scored {sample.score} on {metric!r}; expected a finite number."
         if not (math.isfinite(sample.weight) and sample.weight >= 0):
-            return (
-                f"Sample {sample.id!r} weighs {sample.weight} on {metric!r}; expected 0 or a positive number."
-            )
+            return f"Sample {sample.id!r} weighs {sample.weight} on {metric!r}; expected 0 or a positive number."
     if not any(sample.weight for sample in samples):
         return f"All samples weigh 0 on {metric!r}; expected a positive weight somewhere."
     name, times = Counter(sample.id for sample in samples).most_common(1)[0]
@@ -279,9 +270,7 @@ def _sentence(error: Exception) -> str:
     return words if len(words) <= LONGEST_ERROR else words[: LONGEST_ERROR - 1] + "…"
 
 
-def _exhibits(
-    name: str, scores: Sequence[Score], task: Task, tokenizers: Mapping[str, Tokenizer]
-) -> list[Exhibit]:
+def _exhibits(name: str, scores: Sequence[Score], task: Task, tokenizers: Mapping[str, Tokenizer]) -> list[Exhibit]:
     """A few scores, evenly over the task, among those with the most to show: good and bad as they come."""
     most = max((len(score.shown) for score in scores), default=0)
     rich = [score for score in scores if most and len(score.shown) == most]

@@ -146,9 +146,7 @@ def _exhibits(exhibits: Sequence[Exhibit]) -> str:
 
 
 def _exhibit(exhibit: Exhibit) -> str:
-    parts = "".join(
-        f"<div><dt>{escape(part.label)}</dt><dd>{_part(part)}</dd></div>" for part in exhibit.parts
-    )
+    parts = "".join(f"<div><dt>{escape(part.label)}</dt><dd>{_part(part)}</dd></div>" for part in exhibit.parts)
     return (
         f'<article class="exhibit"><header><span>{escape(exhibit.id)}</span>'
         f"<span>{escape(exhibit.metric)} {number(exhibit.score)}</span></header><dl>{parts}</dl></article>"
@@ -173,9 +171,7 @@ def _part(part: Part) -> str:
 
 
 def _provenance(report: Report) -> str:
-    facts = "".join(
-        f"<dt>{escape(label)}</dt><dd>{escape(value)}</dd>" for label, value in provenance(report)
-    )
+    facts = "".join(f"<dt>{escape(label)}</dt><dd>{escape(value)}</dd>" for label, value in provenance(report))
     config = escape(json.dumps(report.config, indent=2, ensure_ascii=False, default=str))
     return f"""<section aria-labelledby="provenance">
 <h2 id="provenance">Provenance</h2>

@@ -85,9 +85,7 @@ def _entry(name: str, settings: Any) -> Entry:
         )
     kind, limit = str(settings.get("type", name)), settings.get("limit")
     if limit is not None and not _whole(limit, at_least=1):
-        raise ConfigError(
-            f"Task {name!r} has limit={limit!r}; expected a whole number of samples, at least 1."
-        )
+        raise ConfigError(f"Task {name!r} has limit={limit!r}; expected a whole number of samples, at least 1.")
     if kind not in registry.names():
         raise unknown("task", kind, registry.names())
     entry = Entry(name, kind, limit, {key: settings[key] for key in settings if key not in RESERVED})

@@ -48,9 +48,7 @@ class Axis:
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
         first = math.ceil(self.low / step - 1e-9)
-        return [
-            float(f"{index * step:.12g}") for index in range(first, math.floor(self.high / step + 1e-9) + 1)
-        ]
+        return [float(f"{index * step:.12g}") for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
 def beside_baselines(result: Result) -> str:
@@ -100,9 +98,7 @@ def histogram(result: Result, scores: Sequence[float], bins: int = 28) -> str:
     at = axis(min(max(result.value, axis.low), axis.high))
     bars.append(f'<line class="mean" x1="{at}" x2="{at}" y1="20" y2="{base}"/>')
     side = "end" if at > WIDTH * 0.7 else "start"
-    bars.append(
-        _text(at + (-6 if side == "end" else 6), 16, f"mean {number(result.value)}", "number ours", side)
-    )
+    bars.append(_text(at + (-6 if side == "end" else 6), 16, f"mean {number(result.value)}", "number ours", side))
     told = (
         f"Spread of {result.metric} over {len(scores)} samples, from {number(min(scores))} to "
         f"{number(max(scores))}, mean {number(result.value)}."
@@ -128,9 +124,7 @@ def sweeps(results: Sequence[Result]) -> dict[str, list[Point]]:
         if split and result.value is not None:
             families.setdefault(split[1], []).append(Point(float(split[2]), result.value, result))
     return {
-        stem: sorted(points, key=lambda point: point.setting)
-        for stem, points in families.items()
-        if len(points) > 1
+        stem: sorted(points, key=lambda point: point.setting) for stem, points in families.items() if len(points) > 1
     }
 
 

@@ -130,9 +130,7 @@ class Report:
 
     def json(self) -> str:
         """The report without its samples, as strict JSON: what is not finite is null."""
-        content = {
-            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("samples", "exhibits")
-        }
+        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("samples", "exhibits")}
         content["results"] = [asdict(result) for result in self.results]
         return json.dumps(_strict(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -157,8 +155,7 @@ class Report:
             return _rebuilt(content, lines)
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
-                f"{folder} holds no report as this version writes it ({type(error).__name__}: {error}). "
-                "Evaluate again."
+                f"{folder} holds no report as this version writes it ({type(error).__name__}: {error}). Evaluate again."
             ) from error
 
 

@@ -124,9 +124,7 @@ def _exchanged_totals(
     if 2**clusters <= RESAMPLES:
         ways = np.arange(2**clusters)[:, None] >> np.arange(clusters) & 1
         return ways @ change
-    return np.concatenate(
-        [rng.integers(2, size=(size, clusters)) @ change for size in _chunks(RESAMPLES, clusters)]
-    )
+    return np.concatenate([rng.integers(2, size=(size, clusters)) @ change for size in _chunks(RESAMPLES, clusters)])
 
 
 def _chunks(rows: int, columns: int) -> list[int]:

@@ -52,9 +52,7 @@ def summary(results: Sequence[Result]) -> str:
     return f"{counted}: {', '.join(filter(None, told))}.{trouble}"
 
 
-def plain_table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], width: int, numeric: Collection[int] = ()
-) -> str:
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int, numeric: Collection[int] = ()) -> str:
     """Aligned columns as text; a cell that is too wide is folded, never cut."""
     from rich import box
     from rich.console import Console

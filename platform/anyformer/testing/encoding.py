@@ -32,9 +32,7 @@ def _require_values(clause: Clause, spec: StreamSpec, values: Tensor) -> None:
         clause.require(values.dtype == torch.int64 and values.ndim == 1, f"int64[values] {where}", values)
         ends = [int(values.min()), int(values.max())] if len(values) else [0, 0]
         inside = ends[0] >= 0 and ends[1] < spec.vocab_size
-        clause.require(
-            inside, f"values in [0, {spec.vocab_size}) {where}", f"values from {ends[0]} to {ends[1]}"
-        )
+        clause.require(inside, f"values in [0, {spec.vocab_size}) {where}", f"values from {ends[0]} to {ends[1]}")
         return
     columns = values.ndim >= 2 and values.shape[1] == spec.features
     plain = values.ndim == 2 or spec.embedder is not None  # the default embedder is a linear map of rows
@@ -59,9 +57,7 @@ def _require_slots(clause: Clause, spec: StreamSpec, stream: Stream, length: int
     clause.require(sums == sizes, f"items that add up to {sizes} values and slots {where}", f"{sums}")
     for values, filled in items.tolist():
         rule = spec.slots(values)
-        clause.require(
-            rule == filled, f"an item of {values} values to fill slots({values}) = {rule} {where}", filled
-        )
+        clause.require(rule == filled, f"an item of {values} values to fill slots({values}) = {rule} {where}", filled)
 
 
 def _require_each_slot_once(clause: Clause, tokens: Tokens) -> None:

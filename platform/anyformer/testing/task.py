@@ -99,15 +99,11 @@ class Case:
         return prepare(self.name, self.task, self.tokenizers, sample, np.random.default_rng(self.seed))
 
     def heads(self) -> list[str]:
-        clause = self.clause(
-            "its objective fits its fields", "objective.predicts names streams of the fields."
-        )
+        clause = self.clause("its objective fits its fields", "objective.predicts names streams of the fields.")
         streams = [spec.name for specs in self.specs.values() for spec in specs]
         with clause.sound(f"some of the streams {streams}"):
             heads = self.task.objective.predicts(self.specs)
-            clause.require(
-                bool(heads) and set(heads) <= set(streams), f"some of the streams {streams}", heads
-            )
+            clause.require(bool(heads) and set(heads) <= set(streams), f"some of the streams {streams}", heads)
         return heads
 
 
@@ -117,9 +113,7 @@ def _require_declarations(plugin: str, task: Task) -> None:
         fields, metrics = dict(task.fields), tuple(task.metrics)
         named = all(isinstance(part, str) for pair in fields.items() for part in pair)
         clause.require(bool(fields) and named, "field names to tokenizer names", fields)
-        clause.require(
-            isinstance(task.modality, str) and bool(task.modality), "a modality label", task.modality
-        )
+        clause.require(isinstance(task.modality, str) and bool(task.modality), "a modality label", task.modality)
         names = [metric.name for metric in metrics if isinstance(metric, Metric)]
         clause.require(bool(names) and len(set(names)) == len(metrics), "metrics of different names", metrics)
 
@@ -148,16 +142,12 @@ def splits_are_sound(case: Case) -> None:
             clause.require(sample.id not in seen, f"the id {sample.id!r} once", f"it again in {split!r}")
             seen.add(sample.id)
             strange = [field for field in sample.values if field not in case.task.fields]
-            clause.require(
-                not strange and bool(sample.values), f"fields of {list(case.task.fields)}", strange
-            )
+            clause.require(not strange and bool(sample.values), f"fields of {list(case.task.fields)}", strange)
 
 
 def rebuilds(case: Case) -> None:
     """`config()` is JSON and makes a task of the same samples."""
-    clause = case.clause(
-        "rebuilds from config", "Settings are plain fields; randomness comes from a seed field."
-    )
+    clause = case.clause("rebuilds from config", "Settings are plain fields; randomness comes from a seed field.")
     with clause.sound("plain JSON settings that make an equal task"):
         twin = type(case.task)(**json.loads(json.dumps(case.task.config())))
         for split in SPLITS:
@@ -172,9 +162,7 @@ def _plain(sample: Sample) -> tuple[str, dict[str, Any], str]:
 
 def prepares(case: Case) -> None:
     """Samples become examples: alike for one key, of the announced length, targets inside."""
-    clause = case.clause(
-        "prepares its samples", "The task's fields, tokenizers and objective must fit each other."
-    )
+    clause = case.clause("prepares its samples", "The task's fields, tokenizers and objective must fit each other.")
     heads = case.heads()
     for sample in case.each:
         with clause.sound(f"an example from sample {sample.id!r}"):
@@ -233,9 +221,7 @@ def scores(case: Case) -> None:
         clause.require(isinstance(score, Score), "Score objects", type(score).__name__)
         clause.require(score.metric in names, f"a metric of {sorted(names)}", repr(score.metric))
         finite = math.isfinite(score.value) and math.isfinite(score.weight) and score.weight >= 0
-        clause.require(
-            finite, f"a finite value and weight for {score.id!r}", f"{score.value}, {score.weight}"
-        )
+        clause.require(finite, f"a finite value and weight for {score.id!r}", f"{score.value}, {score.weight}")
     wanted = sorted((sample.id, name) for sample in samples for name in names)
     got = sorted((score.id, score.metric) for score in found)
     clause.require(got == wanted, f"one score each of {wanted}", f"{got}")

@@ -23,6 +23,11 @@ class CheckpointDirectory(CheckpointIO):
     """Lightning's checkpoints as anyformer directories: `Trainer(plugins=[CheckpointDirectory()])`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if "state_dict" not in checkpoint:
+            raise CheckpointError(
+                "Strategies that spawn or fork their ranks hand bare weights back when training has ended; the run's "
+                "checkpoints are written, but no model can return to this process. Use strategy='ddp' in a script."
+            )
         state = dict(checkpoint)
         weights = {name.removeprefix(PREFIX): tensor for name, tensor in state.pop("state_dict").items()}
         own = state.pop("anyformer", None)
