@@ -84,10 +84,11 @@ class DialTones(Task):
 
 
 class _Recordings(Sequence[Sample]):
-    """The recordings of one split, synthesised when asked for: thousands need no memory."""
+    """The recordings of one split, synthesised when first asked for, and kept (a second is 32 kB)."""
 
     def __init__(self, task: DialTones, split: Split) -> None:
         self.task, self.split = task, split
+        self.kept: dict[int, Sample] = {}
 
     def __len__(self) -> int:
         return self.task.clips if self.split == "train" else self.task.held_out
@@ -98,6 +99,11 @@ class _Recordings(Sequence[Sample]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
+        if index not in self.kept:
+            self.kept[index] = self._synthesised(index)
+        return self.kept[index]
+
+    def _synthesised(self, index: int) -> Sample:
         task = self.task
         rng = np.random.default_rng((task.seed, SPLITS.index(self.split), index))
         keys = "".join(rng.choice(list(KEYS), size=rng.integers(task.least_keys, task.most_keys + 1)))

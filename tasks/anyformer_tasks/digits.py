@@ -114,7 +114,7 @@ class Digits(Task):
             return enlarge(scan, self.size)
         rng = np.random.default_rng((self.seed, number, copy))
         turn = math.radians(rng.uniform(-12, 12))
-        return enlarge(scan, self.size, turn, zoom=rng.uniform(0.9, 1.1), shift=rng.uniform(-0.8, 0.8, size=2))
+        return enlarge(scan, self.size, turn, zoom=rng.uniform(0.9, 1.1), shift=tuple(rng.uniform(-0.8, 0.8, size=2)))
 
 
 def enlarge(
