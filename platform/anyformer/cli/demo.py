@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 import warnings
@@ -38,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 def train(out: Path, minutes: float, seed: int, start: float) -> None:
     """The quickstart experiment for so many minutes since `start`, into `out/last`."""
     experiment = read(presets.find("experiments", "quickstart"))
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its advice is for those who configure it
     say("preparing data: documentation topics, digits, dial tones, CartPole episodes")
     L.seed_everything(seed, verbose=False)
     chosen: dict[str, Any] = experiment.data | {"seed": seed}
