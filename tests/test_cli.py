@@ -217,6 +217,39 @@ def test_later_configurations_and_flags_win(tmp_path):
     assert (kept["trainer"]["max_steps"], kept["model"]["lr"]) == (3, 0.25)
 
 
+@pytest.mark.parametrize("flag", ["enable_progress_bar", "enable_checkpointing"])
+def test_our_default_callbacks_can_be_switched_off(tmp_path, flag):
+    config = write(tmp_path / "x.yaml", EXPERIMENT | {"data": TOYS})
+    where = ["--trainer.default_root_dir", tmp_path]
+    assert anyformer("fit", "--config", config, *where, f"--trainer.{flag}=false") == 0
+    assert (tmp_path / "last").exists() == (flag == "enable_progress_bar")
+
+
+def test_a_configured_callback_replaces_our_default(tmp_path):
+    callback = {"class_path": "anyformer.Checkpoints", "init_args": {"every_n_train_steps": 1}}
+    bar = {"class_path": "lightning.pytorch.callbacks.TQDMProgressBar"}
+    trainer = EXPERIMENT["trainer"] | {"callbacks": [callback, bar]}
+    config = write(tmp_path / "x.yaml", EXPERIMENT | {"data": TOYS, "trainer": trainer})
+    assert anyformer("fit", "--config", config, "--trainer.default_root_dir", tmp_path) == 0
+    assert (tmp_path / "last" / "manifest.json").exists()
+
+
+def test_check_reads_an_experiments_settings(tmp_path, capsys):
+    """What the mixture reads (weights) is not the task's; a name the file lacks is said."""
+    data = EXPERIMENT["data"] | {"tasks": {"digits": {"copies": 1, "weight": 2}}}
+    config = write(tmp_path / "x.yaml", EXPERIMENT | {"data": data})
+    assert anyformer("check", "tokenizer", "image", "--config", config) == 0
+    assert anyformer("check", "tokenizer", "audio", "--config", config) == 2
+    assert "audio" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_said(run, tmp_path, capsys):
+    config = write(tmp_path / "e.yaml", {"tasks": {"digits": {}}})
+    where = ("--checkpoint", run, "--config", config, "--out", tmp_path, "--device", "nowhere")
+    assert anyformer("evaluate", *where) == 2
+    assert "--device nowhere" in capsys.readouterr().err
+
+
 def test_callbacks_of_a_configuration_join_ours(tmp_path):
     callbacks = [{"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}]
     logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path / "log")}}

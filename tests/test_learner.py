@@ -172,7 +172,7 @@ def test_early_stopping_and_best_checkpoints_work(tmp_path):
     stop = EarlyStopping("val/words", patience=1, mode="max")  # the loss falls, so "max" never improves
     run = runs.trainer(
         tmp_path, 40, limit_val_batches=2, val_check_interval=2, check_val_every_n_epoch=None,
-        num_sanity_val_steps=0, **{"callbacks": [keep, stop]},
+        num_sanity_val_steps=0, callbacks=[keep, stop],
     )  # fmt: skip
     run.fit(runs.learner(), datamodule=runs.mixture())
     assert run.global_step < 40
@@ -210,12 +210,47 @@ def test_an_existing_model_goes_on(tmp_path):
     model = af.load(tmp_path / "first")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     learned = af.Learner(model=model, lr=1e-3, schedule={"type": "constant"})
-    data = runs.mixture()
-    data.tokenizers = model.tokenizers
+    data = runs.mixture(tokenizers=model.tokenizers)
     runs.trainer(tmp_path / "second", 1).fit(learned, datamodule=data)
     assert learned.model is model
     moved = [float((tensor - before[name]).abs().max()) for name, tensor in model.state_dict().items()]
     assert 0 < max(moved) <= 2e-3
+
+
+def test_a_model_is_not_trained_on_another_vocabulary(tmp_path):
+    """A mixture that fits tokenizers of its own would scramble every id without a word."""
+    runs.fit(tmp_path, 1)
+    model = af.load(tmp_path)
+    model.tokenizers["letters"].restore({"alphabet.txt": b"zyx"})
+    with pytest.raises(ConfigError, match=r"another tokenizer 'letters'.*tokenizers=model.tokenizers"):
+        runs.trainer(tmp_path / "second", 1).fit(af.Learner(model=model), datamodule=runs.mixture())
+
+
+def test_precisions_that_cast_the_weights_are_refused_in_a_sentence(tmp_path):
+    with pytest.raises(ConfigError, match="precision='bf16-true'; expected one of 32-true, bf16-mixed"):
+        runs.fit(tmp_path, 1, precision="bf16-true")
+
+
+def test_two_owners_of_last_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="two Checkpoints"):
+        runs.fit(tmp_path, 1, [af.Checkpoints(every_n_train_steps=n) for n in (3, 7)])
+
+
+def test_accumulated_losses_are_logged_once_a_step(tmp_path):
+    """The tally of a logging step covers its whole window, not the last micro-batch alone."""
+    logger = CSVLogger(tmp_path / "log")
+    runs.fit(tmp_path, 3, logger=logger, log_every_n_steps=1, accumulate_grad_batches=4)
+    (file,) = (tmp_path / "log").rglob("metrics.csv")
+    rows = list(csv.DictReader(file.open()))
+    tokens = [float(row["train/tokens"]) for row in rows]
+    batches = list(islice(iter(_loader(tmp_path)), 12))
+    assert tokens == [sum(b.tokens for b in batches[i : i + 4]) for i in (0, 4, 8)]
+
+
+def _loader(folder):
+    data = runs.mixture()
+    data.setup()
+    return data.train_dataloader()
 
 
 def test_a_learner_needs_a_mixture_and_one_source_of_its_model(tmp_path):

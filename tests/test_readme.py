@@ -32,6 +32,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
 
 def test_the_readme_names_only_commands_and_files_that_exist():
     assert len(commands()) >= 8
+    assert "@@" not in README, "a placeholder was left"
     for command in commands():
         assert command.split()[1] in COMMANDS, command
         for file in re.findall(r"configs/\S+\.yaml", command):

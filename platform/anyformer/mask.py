@@ -62,7 +62,10 @@ class Mask:
         """
         if window is None or (self.window is not None and self.window <= window):
             return self
-        return replace(self, window=window)
+        kept = self.__dict__.setdefault("_windowed", {})  # every layer asks, and back ends keep plans on the mask
+        if window not in kept:
+            kept[window] = replace(self, window=window)
+        return kept[window]
 
     def visible(self, document: int) -> Bool[Tensor, "queries keys"]:
         """The document's dense mask, on the CPU: the definition every back end is tested against."""

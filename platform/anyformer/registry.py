@@ -134,7 +134,10 @@ def _where(plugin: type) -> str:
 
 def _already_loaded(point: EntryPoint) -> object:
     """What an entry point gives, if its module has been imported; nothing is imported for the question."""
-    return point.load() if point.module in sys.modules else None
+    try:
+        return point.load() if point.module in sys.modules else None
+    except Exception:  # that plugin is broken; the question was about another one
+        return None
 
 
 def _origin(point: EntryPoint) -> str:

@@ -57,11 +57,14 @@ def learner(**more: Any) -> af.Learner:
 
 
 def trainer(folder: Path | str, steps: int, callbacks: list[L.Callback] | None = None, **more: Any) -> L.Trainer:
+    """With checkpoints every three steps, unless the callbacks bring their own."""
+    callbacks = callbacks or []
+    own = [] if any(isinstance(c, af.Checkpoints) for c in callbacks) else [af.Checkpoints(every_n_train_steps=3)]
     settings: dict[str, Any] = {
         "accelerator": "cpu",
         "max_steps": steps,
         "default_root_dir": str(folder),
-        "callbacks": [af.Checkpoints(every_n_train_steps=3), *(callbacks or [])],
+        "callbacks": [*own, *callbacks],
         "plugins": [af.CheckpointDirectory()],
         "logger": False,
         "limit_val_batches": 0,

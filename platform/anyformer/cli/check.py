@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from anyformer.cli.experiment import read
+from anyformer.errors import unknown
 from anyformer.registry import tasks, tokenizers
 from anyformer.testing import check_task, check_tokenizer
+from anyformer.training.data import MIXING
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -23,6 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _settings(config: str, section: str, name: str) -> dict:
-    from anyformer.cli.experiment import read
-
-    return dict(read(Path(config)).data[section].get(name) or {})
+    """An experiment's settings of the plugin itself, without what the mixture reads."""
+    entries = read(Path(config)).data.get(section) or {}
+    if name not in entries:
+        raise unknown(f"entry of {section} in {config}:", name, entries)
+    return {key: value for key, value in (entries[name] or {}).items() if key == "type" or key not in MIXING}

@@ -29,6 +29,11 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.minutes > 0:
         raise ConfigError(f"--minutes {arguments.minutes}: expected more than 0.")
     out, start = Path(arguments.out), time.monotonic()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be made a folder ({error.strerror}). Name another one.") from error
+    warnings.filterwarnings("ignore", module=r"lightning|torch")
     train(out, arguments.minutes * (1 - EVALUATION_SHARE), arguments.seed, start)
     report = judge(out, smoke=arguments.minutes < SMOKE_MINUTES)
     print(report.table())
@@ -46,7 +51,9 @@ def train(out: Path, minutes: float, seed: int, start: float) -> None:
     mixture = Mixture(**chosen)
     mixture.setup()
     left = minutes - (time.monotonic() - start) / 60
-    settings: dict[str, Any] = experiment.trainer | {"max_steps": -1, "default_root_dir": str(out), "logger": False}
+    settings: dict[str, Any] = experiment.trainer | {
+        "max_steps": -1, "default_root_dir": str(out), "logger": False, "limit_val_batches": 0,
+    }  # fmt: skip
     trainer = L.Trainer(
         **settings,
         callbacks=[Checkpoints(), ProgressLines(), TimeBudget(max(left, 0.05))],
@@ -67,6 +74,3 @@ def judge(out: Path, smoke: bool) -> Report:
 
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-warnings.filterwarnings("ignore", module=r"lightning|torch")

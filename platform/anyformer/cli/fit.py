@@ -7,6 +7,7 @@ import re
 import sys
 from typing import Any, NoReturn
 
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -36,7 +37,7 @@ def _settings(parser: argparse.ArgumentParser) -> list[str]:
 
 
 class CLI(LightningCLI):
-    """Our plugin for checkpoint directories is always there; callbacks of the configuration join the defaults."""
+    """Our plugin for checkpoint directories is always there; the configuration's callbacks replace our defaults."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = Parser(allow_abbrev=False, **kwargs)
@@ -44,17 +45,31 @@ class CLI(LightningCLI):
         return parser
 
     def instantiate_trainer(self, **kwargs: Any):
-        given = self._get(self.config_init, "trainer", default={}).get("plugins") or []
-        plugins = given if isinstance(given, list) else [given]
+        chosen = self._get(self.config_init, "trainer", default={})
+        plugins = [*_listed(chosen.get("plugins")), CheckpointDirectory()]
+        callbacks = _listed(chosen.get("callbacks"))
+        for flag, kind, default in (
+            ("enable_checkpointing", Checkpoints, Checkpoints),
+            ("enable_progress_bar", ProgressBar, ProgressLines),
+        ):
+            if chosen.get(flag) is not False and not any(isinstance(callback, kind) for callback in callbacks):
+                callbacks.append(default())
         try:
-            return super().instantiate_trainer(plugins=[*plugins, CheckpointDirectory()], **kwargs)
+            return super().instantiate_trainer(plugins=plugins, callbacks=callbacks, **kwargs)
         except (TypeError, ValueError) as error:  # how Lightning refuses a setting
             raise ConfigError(f"The trainer's settings: {' '.join(str(error).split())}") from error
+
+
+def _listed(given: Any) -> list:
+    """What Lightning takes as nothing, one or several."""
+    return list(given) if isinstance(given, (list, tuple)) else [given] if given is not None else []
 
 
 def run(arguments: list[str]) -> int:
     try:
         _run(arguments)
+    except ModuleNotFoundError as error:  # a logger or callback whose package is an option
+        raise ConfigError(f"The configuration needs a package that is not installed: {error}. Install it.") from error
     except MisconfigurationException as error:
         raise ConfigError(" ".join(str(error).split())) from error
     return 0
@@ -67,7 +82,6 @@ def _run(arguments: list[str]) -> None:
         args=None if arguments == sys.argv[1:] else arguments,  # Lightning warns of arguments beside sys.argv's
         seed_everything_default=0,
         trainer_defaults={
-            "callbacks": [Checkpoints(), ProgressLines()],
             "use_distributed_sampler": False,  # the mixture's own sampler splits the order among ranks
             "enable_model_summary": False,
         },

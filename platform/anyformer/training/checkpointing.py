@@ -69,6 +69,8 @@ class Checkpoints(ModelCheckpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(_innermost(trainer.strategy.checkpoint_io), CheckpointDirectory):
             raise ConfigError("Checkpoints are directories; give the trainer plugins=[CheckpointDirectory()] as well.")
+        if sum(isinstance(callback, Checkpoints) for callback in trainer.checkpoint_callbacks) > 1:
+            raise ConfigError("The trainer has two Checkpoints callbacks; expected one, since both would own `last`.")
         self._settle(trainer)
         super().setup(trainer, pl_module, stage)
 

@@ -129,7 +129,8 @@ MIXING = ("type", "weight", "loss_weight", "objective")  # settings of a task th
 class Mixture(L.LightningDataModule):
     """Tokenizers and tasks by registry name, mixed by tokens.
 
-    tokenizers: `{name: settings}`; `type` in the settings names the plugin when it is not `name` itself.
+    tokenizers: `{name: settings}`; `type` in the settings names the plugin when it is not `name` itself. A tokenizer
+    that exists already, such as those of a loaded model, may stand instead of its settings.
     tasks: `{name: settings}` likewise; beside the task's own settings, `weight` is its share of each batch's tokens,
     `loss_weight` its factor in the total loss, and `objective` (`{"type": ..., ...}`) replaces its default objective.
     token_budget: the most tokens in a micro-batch. temperature: instead of `weight`, shares proportional to each
@@ -141,8 +142,8 @@ class Mixture(L.LightningDataModule):
 
     def __init__(
         self,
-        tokenizers: dict[str, dict[str, Any] | None],
-        tasks: dict[str, dict[str, Any] | None],
+        tokenizers: dict[str, Any],
+        tasks: dict[str, Any],
         token_budget: int = 4096,
         temperature: float | None = None,
         seed: int = 0,
@@ -278,10 +279,13 @@ class InOrder(DistributedSampler):
         """Always the same order."""
 
 
-def make_tokenizers(config: Mapping[str, dict[str, Any] | None]) -> dict[str, Tokenizer]:
-    """Tokenizers from `{name: settings}`."""
+def make_tokenizers(config: Mapping[str, Any]) -> dict[str, Tokenizer]:
+    """Tokenizers from `{name: settings}`; one that exists already stays as it is."""
     made = {}
     for name, settings in config.items():
+        if isinstance(settings, Tokenizer):
+            made[name] = settings
+            continue
         settings = _settings("tokenizer", name, settings)
         made[name] = tokenizers.create(settings.pop("type", name), {"name": name, **settings})
     return made

@@ -19,6 +19,7 @@ from anyformer.training.mixture import keyed
 from anyformer.training.schedules import make_schedule
 from anyformer.training.tally import Tally
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # weights stay in float32; the others need casts of the batch
 ENDLESS = 10**9  # steps: the schedule of a run that only a clock ends hardly falls
 
 
@@ -67,10 +68,23 @@ class Learner(L.LightningModule):
         return self._model
 
     def configure_model(self) -> None:
-        if self._model is None:
+        if self.trainer.precision not in PRECISIONS:
+            raise ConfigError(f"precision={self.trainer.precision!r}; expected one of {', '.join(PRECISIONS)}.")
+        if self._model is not None:
+            self._check_same_tokenizers(self._model)
+        else:
             with torch.random.fork_rng():
                 torch.manual_seed(self._key("weights"))
                 self._model = Model(self.mixture.tokenizers, self.backbone, self.mixture.heads(), self.tie, self.scale)
+
+    def _check_same_tokenizers(self, model: Model) -> None:
+        for name, tokenizer in self.mixture.tokenizers.items():
+            theirs = model.tokenizers.get(name)
+            if theirs is None or theirs.fingerprint() != tokenizer.fingerprint():
+                raise ConfigError(
+                    f"The model was made with {'another' if theirs else 'no'} tokenizer {name!r} than the mixture's. "
+                    "Give the mixture the model's own: Mixture(tokenizers=model.tokenizers, ...)."
+                )
 
     def configure_optimizers(self) -> Any:
         decayed = [p for p in self.parameters() if p.requires_grad and p.dim() >= 2]
@@ -114,7 +128,8 @@ class Learner(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self.tally.add(batch, outputs["losses"])
-        if self.trainer._logger_connector.should_update_logs and self.tally.tokens:
+        stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        if stepped and self.trainer._logger_connector.should_update_logs and self.tally.tokens:
             self.log_dict(
                 {f"train/{name}": value for name, value in self.tally.means().items()}
                 | {"train/tokens": float(self.tally.tokens), "lr": self.lr * self.rate(self.global_step - 1)},

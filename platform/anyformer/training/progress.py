@@ -84,7 +84,7 @@ class TimeBudget(Callback):
         self._first = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        elapsed = time.monotonic() - self._start
+        elapsed = trainer.strategy.broadcast(time.monotonic() - self._start)  # one clock for all ranks
         done = max(1, trainer.global_step - self._first)
         pl_module.rate.total_steps = self._first + max(done, round(done * self.seconds / max(elapsed, 1e-9)))
         if elapsed >= self.seconds:
