@@ -32,4 +32,4 @@ class Episode:
     def returns_to_go(self) -> np.ndarray:
         """float64[steps]: the sum of rewards from each step on, to the end of the whole episode."""
         rewards = np.asarray(self.rewards, dtype=np.float64)
-        return rewards[::-1].cumsum()[::-1] + self.return_after
+        return np.cumsum(rewards[::-1])[::-1] + self.return_after

@@ -291,7 +291,7 @@ def convert(image: Image.Image, mode: str) -> Image.Image:
         raise ValueError("floating-point pixels have no known white")
     if image.mode.startswith("I"):  # 16 bits, or 32 that hold 16; Pillow itself would clip at 255
         deep = np.asarray(image).astype(np.int64)
-        if deep.min() < 0 or deep.max() > 0xFFFF:
+        if np.min(deep) < 0 or np.max(deep) > 0xFFFF:
             raise ValueError("pixels exceed 16 bits")
         image = Image.fromarray((deep >> 8).astype(np.uint8))
     if image.has_transparency_data and mode != "RGBA":
