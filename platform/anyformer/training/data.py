@@ -99,8 +99,7 @@ class WindowSampler(DistributedSampler):
         self.plan, self.trainer, self.epoch_steps = plan, trainer, epoch_steps
 
     def __iter__(self) -> Iterator[tuple[list[list[Reference]], int]]:
-        ranks = self.trainer.world_size if self.trainer else 1
-        rank = self.trainer.global_rank if self.trainer else 0
+        ranks, rank = _ranks(self.trainer), _rank(self.trainer)
         micro = _accumulation(self.trainer)
         step = self.trainer.global_step if self.trainer else 0
         left = self.epoch_steps - step % self.epoch_steps if self.epoch_steps else None
