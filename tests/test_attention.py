@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import flex_attention
 
 from anyformer.errors import ConfigError, MaskError
 from anyformer.mask import Mask
-from anyformer.sublayers import Attention, Placement, attend, backends, make_positions, set_backend
+from anyformer.sublayers import attend, attention_weights, backends, set_backend
 
 HEAD_DIM = 4
 OTHERS = sorted(set(backends) - {"eager"})
@@ -50,12 +50,12 @@ class Case:
 
 @st.composite
 def cases(draw) -> Case:
-    """Documents in any mix, neighbours of one shape (which share a call) among them."""
+    """Documents in any mix, neighbours of one shape (which share a call) and queries that see nothing among them."""
     one = st.integers(0, 9).flatmap(lambda keys: st.tuples(st.integers(0, keys), st.just(keys), st.integers(0, 10)))
     repeated = st.tuples(one, st.integers(1, 3)).map(lambda drawn: [drawn[0]] * drawn[1])
     documents = list(chain.from_iterable(draw(st.lists(repeated, min_size=1, max_size=4))))
     queries, keys, prefix = zip(*documents, strict=True)
-    mask = Mask(queries, keys, prefix, draw(st.none() | st.integers(1, 8)))
+    mask = Mask(queries, keys, prefix, draw(st.none() | st.integers(1, 8)), autoregressive=draw(st.booleans()))
     return Case(mask, draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.integers(0, 99)))
 
 
@@ -70,7 +70,8 @@ def by_definition(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> 
             seen = [
                 at_key + j
                 for j in range(keys)
-                if (j <= i or j < prefix) and (mask.window is None or i - j < mask.window)
+                if (j < prefix or (mask.autoregressive and j <= i))
+                and (mask.window is None or abs(i - j) < mask.window)
             ]
             for head in range(q.shape[1]):
                 weights = (k[seen, head // group] @ q[at_query + n, head] * scale).softmax(0)
@@ -97,7 +98,7 @@ def test_eager_follows_the_definition(case, scale):
 @settings(max_examples=25, deadline=None)
 @given(case=cases())
 def test_back_ends_agree_with_eager(backend, case):
-    """Prefixes, windows, grouped queries, cached keys and empty documents, in any mix."""
+    """Prefixes, windows, grouped queries, cached keys, empty documents and blind queries, in any mix."""
     inputs = case.inputs()
     wanted, found = (run(name, *inputs, case.mask, scale=0.7) for name in ("eager", backend))
     assert found.shape == wanted.shape
@@ -112,7 +113,9 @@ def test_gradients_agree_with_eager(backend, case):
     found = {}
     for name in ("eager", backend):
         inputs = [x.requires_grad_() for x in case.inputs()]
-        run(name, *inputs, case.mask).square().sum().backward()
+        out = run(name, *inputs, case.mask)
+        if out.requires_grad:  # not where nobody sees anything
+            out.square().sum().backward()
         found[name] = [torch.zeros_like(x) if x.grad is None else x.grad for x in inputs]
     for wanted, got in zip(found["eager"], found[backend], strict=True):
         assert torch.allclose(got, wanted, atol=2e-5)
@@ -133,7 +136,7 @@ def test_nobody_sees_another_document(backend, case, data):
     for document, (old, new) in enumerate(zip(*outputs, strict=True)):
         if document != changed:
             assert torch.allclose(old, new, atol=1e-6)
-        elif mask.queries[document]:
+        elif mask.visible(document).any():
             assert not torch.equal(old, new)
 
 
@@ -141,36 +144,114 @@ def test_nobody_sees_another_document(backend, case, data):
 @settings(max_examples=20, deadline=None)
 @given(case=cases())
 def test_a_score_bias_is_added(backend, case):
-    """The bias hook shifts scores before the softmax, per document and head; its gradient comes back."""
+    """The bias hook shifts scores before the softmax, per document and head; its gradient comes back. It is asked
+    with the document's own queries and keys."""
     q, k, v = case.inputs()
-    generator = torch.Generator().manual_seed(case.seed + 1)
-    shapes = zip(case.mask.queries, case.mask.keys, strict=True)
+    mask, generator = case.mask, torch.Generator().manual_seed(case.seed + 1)
+    pieces = list(zip(q.split(mask.queries), k.split(mask.keys), v.split(mask.keys), strict=True))
+    shapes = zip(mask.queries, mask.keys, strict=True)
     tables = [torch.randn(q.shape[1], *shape, generator=generator).requires_grad_() for shape in shapes]
-    found = run(backend, q, k, v, case.mask, bias=tables.__getitem__)
+
+    def bias(document: int, queries: Tensor, keys: Tensor) -> Tensor:
+        assert torch.equal(queries, pieces[document][0])
+        assert torch.equal(keys, pieces[document][1])
+        return tables[document]
+
+    found = run(backend, q, k, v, mask, bias=bias)
     wanted = []
-    for document, pieces in enumerate(
-        zip(q.split(case.mask.queries), k.split(case.mask.keys), v.split(case.mask.keys), strict=True)
-    ):
-        queries, keys, values = pieces
+    for document, (queries, keys, values) in enumerate(pieces):
         keys, values = keys.repeat_interleave(case.group, 1), values.repeat_interleave(case.group, 1)
         scores = torch.einsum("qhd,khd->hqk", queries, keys) / HEAD_DIM**0.5 + tables[document]
-        weights = scores.masked_fill(~case.mask.visible(document), -torch.inf).softmax(-1)
+        strength = scores.exp() * mask.visible(document)
+        weights = strength / strength.sum(-1, keepdim=True).clamp(min=1e-30)
         wanted.append(torch.einsum("hqk,khd->qhd", weights, values))
     wanted = torch.cat(wanted)
     assert torch.allclose(found, wanted, atol=1e-5)
     if found.requires_grad:
         asked = [table for table in tables if table.numel()]
-        gradients = [torch.autograd.grad(out.square().sum(), asked) for out in (found, wanted)]
+        gradients = [torch.autograd.grad(out.square().sum(), asked, allow_unused=True) for out in (found, wanted)]
         for got, expected in zip(*gradients, strict=True):
+            got = torch.zeros_like(expected) if got is None else got
             assert torch.allclose(got, expected, atol=1e-5)
+
+
+BLIND = [
+    Mask((3, 2), (3, 2), (0, 0), autoregressive=False),
+    Mask((2, 3), (0, 4), (0, 4), autoregressive=False),
+    Mask((4, 3, 0, 1), (4, 3, 2, 0), (2, 0, 2, 0), 1, autoregressive=False),
+    Mask((5,), (9,), (3,), 2, autoregressive=False),
+]
+"""Documents whose queries, all or some, see nothing."""
+
+
+@pytest.mark.parametrize("mask", BLIND, ids=str)
+@pytest.mark.parametrize(("backend", "biased"), [*((b, False) for b in backends), ("documents", True), ("eager", True)])
+def test_who_sees_nothing_gets_zeros(backend, mask, biased):
+    """Not NaN, not the mean of what is hidden; nor is a gradient of it NaN, and its neighbours are as ever."""
+    shapes = ((mask.queries, 4), (mask.keys, 2), (mask.keys, 2))
+    inputs = [torch.randn(sum(lengths), heads, HEAD_DIM) for lengths, heads in shapes]
+    if backend in DIFFERENTIABLE:
+        inputs = [x.requires_grad_() for x in inputs]
+    more = {"bias": lambda document, q, k: torch.ones(4, len(q), len(k))} if biased else {}
+    out = run(backend, *inputs, mask, **more)
+    sees = torch.cat([mask.visible(document).any(-1) for document in range(len(mask.keys))])
+    assert not sees.all()
+    assert torch.equal(out[~sees], torch.zeros_like(out[~sees]))
+    assert torch.allclose(out.double(), by_definition(*inputs, mask, HEAD_DIM**-0.5), atol=1e-5)
+    if out.requires_grad:
+        gradients = torch.autograd.grad(out.square().sum(), inputs, allow_unused=True)
+        assert all(gradient is None or bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases(), st.booleans())
+def test_attention_weights_are_what_is_mixed(case, biased):
+    """Shares of one for whoever sees something, nothing of what is hidden; with the values they make `attend`."""
+    q, k, v = case.inputs()
+    mask, generator = case.mask, torch.Generator().manual_seed(case.seed)
+    tables = [
+        torch.randn(q.shape[1], *shape, generator=generator) for shape in zip(mask.queries, mask.keys, strict=True)
+    ]
+    bias = (lambda document, queries, keys: tables[document]) if biased else None
+    weights = attention_weights(q, k, mask, 0.4, bias)
+    mixed = []
+    for document, (shares, values) in enumerate(zip(weights, v.split(mask.keys), strict=True)):
+        visible = mask.visible(document)
+        assert shares.shape == (q.shape[1], mask.queries[document], mask.keys[document])
+        assert torch.allclose(shares.sum(-1), visible.any(-1).float().expand(shares.shape[:2]), atol=1e-5)
+        assert not shares[~visible.expand_as(shares)].any()
+        mixed.append(torch.einsum("hqk,khd->qhd", shares, values.repeat_interleave(case.group, 1)))
+    wanted = attend(q, k, v, mask, scale=0.4, bias=bias)
+    assert torch.allclose(torch.cat(mixed), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", DIFFERENTIABLE)
+def test_dropout_acts_on_the_weights(backend):
+    """With values of one, what a query gets is the sum of its kept weights, each doubled at a half: a multiple of
+    2/8 where eight keys are seen alike, and 1 on average. Zero drops nothing."""
+    torch.manual_seed(0)
+    q, k, v = torch.zeros(600, 1, HEAD_DIM), torch.zeros(8, 1, HEAD_DIM), torch.ones(8, 1, HEAD_DIM)
+    mask = Mask((600,), (8,), (8,), autoregressive=False)
+    found = run(backend, q, k, v, mask, dropout=0.5)[:, 0, 0] * 4
+    assert torch.allclose(found, found.round(), atol=1e-5)
+    assert set(found.round().int().tolist()) == set(range(9))
+    assert 3.8 < float(found.mean()) < 4.2
+    assert torch.equal(run(backend, q, k, v, mask, dropout=0.0), torch.ones_like(q))
+
+
+def test_flex_refuses_dropout():
+    """It has none, and leaves none out in silence."""
+    x = torch.randn(3, 1, HEAD_DIM)
+    with pytest.raises(MaskError, match=r"`flex`.*no dropout; use `documents` or `eager`"):
+        run("flex", x, x, x, Mask.causal((3,)), dropout=0.1)
 
 
 @pytest.mark.parametrize("backend", ["padded", "flex"])
 def test_a_back_end_without_biases_refuses_one(backend):
     """A bias is never dropped in silence."""
     x = torch.randn(3, 1, HEAD_DIM)
-    with pytest.raises(MaskError, match=f"`{backend}`.*no score bias; use `documents` or `eager`"):
-        run(backend, x, x, x, Mask.causal((3,)), bias=lambda document: torch.zeros(1, 3, 3))
+    with pytest.raises(MaskError, match=f"`{backend}`.* no score bias.*; use `documents` or `eager`"):
+        run(backend, x, x, x, Mask.causal((3,)), bias=lambda document, q, k: torch.zeros(1, 3, 3))
 
 
 @pytest.mark.parametrize("trained", [0, 1, 2])
@@ -215,7 +296,7 @@ def test_the_reference_computes_in_float32():
 def test_the_back_end_is_restored():
     """Also after an error inside the block; an unknown one is refused with the nearest name."""
     x = torch.randn(2, 1, HEAD_DIM)
-    bias = {"bias": lambda document: torch.zeros(1, 2, 2)}
+    bias = {"bias": lambda document, q, k: torch.zeros(1, 2, 2)}
     with pytest.raises(MaskError), set_backend("padded"):
         attend(x, x, x, Mask.causal((2,)), **bias)
     assert attend(x, x, x, Mask.causal((2,)), **bias).shape == x.shape
@@ -223,97 +304,6 @@ def test_the_back_end_is_restored():
         attend(x, x, x, Mask.causal((2,)), **bias)
     with pytest.raises(ConfigError, match="Did you mean 'padded'"), set_backend("paded"):
         pass
-
-
-def test_attention_is_multi_head_attention():
-    """The layer, weights copied, against torch's own `nn.MultiheadAttention`."""
-    torch.manual_seed(0)
-    ours, theirs = Attention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)
-    with torch.no_grad():
-        for parameter in ours.parameters():
-            parameter.normal_(std=0.4)
-        theirs.in_proj_weight.copy_(ours.qkv.weight)
-        theirs.in_proj_bias.copy_(ours.qkv.bias)
-        theirs.out_proj.load_state_dict(ours.out.state_dict())
-    x = torch.randn(7, 12)
-    hidden = nn.Transformer.generate_square_subsequent_mask(7)
-    wanted, _ = theirs(x[None], x[None], x[None], attn_mask=hidden, need_weights=False)
-    assert torch.allclose(ours(x, Placement(), Mask.causal((7,))), wanted[0], atol=1e-5)
-    wanted, _ = theirs(x[None], x[None], x[None], need_weights=False)
-    assert torch.allclose(ours(x, Placement(), Mask.bidirectional((7,))), wanted[0], atol=1e-5)
-
-
-@pytest.mark.parametrize("kv_heads", [1, 2])
-def test_grouped_queries_are_repeated_keys(kv_heads):
-    """Sharing keys among heads equals full attention whose key and value weights are repeated."""
-    torch.manual_seed(1)
-    dim, heads, mask = 16, 4, Mask.prefixed((3, 6), (0, 2))
-    grouped, full = Attention(dim, heads, kv_heads), Attention(dim, heads)
-    size = dim // heads
-
-    def repeated(weight: Tensor) -> Tensor:
-        q, k, v = weight.split((heads * size, kv_heads * size, kv_heads * size))
-        return torch.cat(
-            [
-                q,
-                *(
-                    x.unflatten(0, (kv_heads, size)).repeat_interleave(heads // kv_heads, 0).flatten(0, 1)
-                    for x in (k, v)
-                ),
-            ]
-        )
-
-    with torch.no_grad():
-        for parameter in grouped.parameters():
-            parameter.normal_(std=0.4)
-        full.qkv.weight.copy_(repeated(grouped.qkv.weight))
-        full.qkv.bias.copy_(repeated(grouped.qkv.bias))
-        full.out.load_state_dict(grouped.out.state_dict())
-    x = torch.randn(9, dim)
-    place = make_positions({"type": "rotary"}, dim, size, 1).place(torch.arange(9)[:, None])
-    assert torch.allclose(grouped(x, place, mask), full(x, place, mask), atol=1e-5)
-    assert sum(p.numel() for p in grouped.parameters()) < sum(p.numel() for p in full.parameters())
-
-
-def test_a_window_comes_from_the_layer_or_from_the_mask():
-    """Both are honoured; a layer without one does not widen the caller's."""
-    torch.manual_seed(2)
-    wide, narrow = Attention(8, 2), Attention(8, 2, window=2)
-    narrow.load_state_dict(wide.state_dict())
-    x, mask = torch.randn(6, 8), Mask.causal((6,))
-    from_layer, from_mask = narrow(x, Placement(), mask), wide(x, Placement(), mask.windowed(2))
-    assert torch.allclose(from_layer, from_mask, atol=1e-6)
-    assert not torch.allclose(from_layer, wide(x, Placement(), mask), atol=1e-3)
-
-
-def test_a_placements_bias_reaches_the_scores():
-    """`Placement.bias` acts inside the layer: a large one on a single key makes that key the answer."""
-    torch.manual_seed(3)
-    layer, x = Attention(8, 2), torch.randn(5, 8)
-    first = torch.zeros(2, 5, 5)
-    first[:, :, 0] = 100.0
-    out = layer(x, Placement(bias=lambda document: first), Mask.causal((5,)))
-    assert torch.allclose(out, out[:1].expand(5, -1), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "message"),
-    [
-        ({"dim": 10, "heads": 4}, r"dim=10 is not a multiple of heads=4.*head_dim"),
-        ({"dim": 8, "heads": 4, "kv_heads": 3}, r"heads=4 is not a multiple of kv_heads=3"),
-        ({"dim": 8, "heads": 4, "kv_heads": 0}, r"kv_heads=0"),
-    ],
-)
-def test_sizes_that_do_not_divide_are_refused(sizes, message):
-    """Named with both numbers."""
-    with pytest.raises(ConfigError, match=message):
-        Attention(**sizes)
-
-
-def test_a_free_head_dim_needs_no_divisor():
-    """`head_dim` given, any dim will do."""
-    layer = Attention(10, 3, head_dim=4)
-    assert layer(torch.randn(2, 10), Placement(), Mask.causal((2,))).shape == (2, 10)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the fused kernel needs a GPU")

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anyformer.backbone import Backbone, BackboneConfig
+from anyformer.architecture import Architecture, BackboneConfig, HeadConfig
+from anyformer.backbone import Backbone
 from anyformer.batch import Example, pack
 from anyformer.errors import ConfigError, SampleError
 from anyformer.mask import Mask
@@ -34,8 +35,9 @@ class Speaker(Model):
     """A model whose streams are given directly, without tokenizers."""
 
     def __init__(self, **backbone) -> None:
-        config = BackboneConfig.of({"dim": 16, "heads": 4, "depth": 2, "hidden": 16, **backbone})
-        Network.__init__(self, SPECS, config, ["text", "patch", "rl.action"], tie=False)
+        config = BackboneConfig(**{"dim": 16, "heads": 4, "depth": 2, "hidden": 16, **backbone})
+        heads = {"text": HeadConfig(), "patch": HeadConfig(bias=True), "rl.action": HeadConfig()}
+        Network.__init__(self, SPECS, Architecture(config, heads))
         self.tokenizers = {}
 
 
@@ -205,7 +207,7 @@ def test_a_session_runs_under_autocast(model):
 def test_what_cannot_be_cached_says_so():
     """A convolution needs its whole item; a recipe without attention has nothing to keep."""
     conv = BackboneConfig(8, 2, recipe=("attention", "convolution"), kernel=3)
-    network = Network(SPECS, conv, ["text"])
+    network = Network(SPECS, Architecture(conv))
     with pytest.raises(ConfigError, match="convolution needs its whole item"):
         Session(network, 1).append([words(1)])
     with pytest.raises(ConfigError, match="no attention"):

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 SOURCE_ROOTS = ("platform", "tokenizers", "tasks")
 
 ROOMS = (
-    *("errors", "episode", "registry", "presets", "tokens", "mask", "batch", "contracts"),
-    *("sublayers", "backbone", "model", "objectives", "checkpoint", "training"),
-    *("evaluation", "testing", "cli"),
+    *("errors", "episode", "registry", "presets", "architecture", "tokens", "mask", "batch"),
+    *("contracts", "sublayers", "backbone", "recurrent", "model", "objectives", "checkpoint", "weights", "training"),
+    *("evaluation", "inspection", "testing", "cli"),
 )
 """The platform's rooms from left to right; each imports only what stands to its left."""
 

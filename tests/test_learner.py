@@ -151,7 +151,7 @@ def test_validation_is_the_mean_over_predicted_values(tmp_path):
     samples = Preparation(mixture.tasks, mixture.tokenizers, "validation", 0)
     singly = [samples.batch(refer("words", index)) for index in range(30)]
     with torch.no_grad():
-        losses = [learned.eval().losses(batch)["words"] for batch in singly]
+        losses = [learned.eval().losses(ForwardPass(learned.model, batch))["words"] for batch in singly]
     mean = sum(float(loss.sum) for loss in losses) / sum(loss.count for loss in losses)
     assert found[0]["val/words"] == pytest.approx(mean, rel=1e-5)
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anyformer.backbone import Backbone, BackboneConfig
+from anyformer.architecture import Architecture, BackboneConfig, HeadConfig
+from anyformer.backbone import Backbone
 from anyformer.batch import Example, pack
 from anyformer.contracts import Sample, Task, Tokenizer
 from anyformer.errors import ConfigError, TokenizerError
@@ -98,9 +99,10 @@ def a_batch(model: Model):
 
 def test_settings_go_to_json_and_back():
     """What a checkpoint stores makes an equal configuration, recipe and rank included."""
-    config = BackboneConfig(8, 2, recipe=["attention"], depth=3, positions={"type": "learned", "size": 4})
-    assert BackboneConfig.of(json.loads(json.dumps(config.as_json()))) == config
-    assert BackboneConfig.of(config) is config
+    positions = {"type": "learned", "size": 4}
+    config = BackboneConfig(8, 2, recipe=["attention"], depth=3, positions=positions, window=[None, 4])
+    assert BackboneConfig.of(json.loads(json.dumps(config.as_json())), "backbone") == config
+    assert BackboneConfig.of(config, "backbone") is config
     model = make_model()
     again = Model(model.tokenizers, **json.loads(json.dumps(model.config())))
     assert again.config() == model.config()
@@ -109,10 +111,12 @@ def test_settings_go_to_json_and_back():
 
 def test_a_misspelt_setting_is_named():
     """With the setting that was meant; a missing one too."""
-    with pytest.raises(ConfigError, match=r"no setting 'detph'. Did you mean 'depth'"):
-        BackboneConfig.of({"dim": 8, "heads": 2, "detph": 2})
-    with pytest.raises(ConfigError, match="needs 'heads'"):
-        BackboneConfig.of({"dim": 8})
+    with pytest.raises(ConfigError, match=r"backbone has no setting 'detph'. Did you mean 'depth'"):
+        make_model(detph=2)
+    with pytest.raises(ConfigError, match="backbone needs 'heads'"):
+        Model({"digits": Digits()}, {"dim": 8}, ["digits"])
+    with pytest.raises(ConfigError, match=r"head 'digits' has no setting 'tied'. Did you mean 'tie'"):
+        make_model(heads={"digits": {"tied": True}})
     with pytest.raises(ConfigError, match="dim=8 is not a multiple of heads=3"):
         Backbone(BackboneConfig(8, 3))
 
@@ -133,7 +137,37 @@ def test_added_positions_stand_before_the_first_block():
             nn.init.zeros_(parameter)
     x = torch.randn(2, 4)
     out = backbone(x, torch.tensor([[2], [0]]), Mask.causal((2,)))
-    assert torch.allclose(out, x + backbone.positions.tables[0].weight[[2, 0]], atol=1e-6)
+    assert torch.allclose(out, x + backbone.positions.tables[0][[2, 0]], atol=1e-6)
+
+
+def test_the_entry_adds_normalises_shifts_and_widens():
+    """In this order: positions, norm, constant, linear map; each is there only if its setting says so."""
+    settings_ = {"embed_dim": 6, "embed_norm": True, "embed_shift": True, "norm_eps": 0.1}
+    backbone = Backbone(
+        BackboneConfig(4, 1, depth=0, positions={"type": "sinusoidal"}, final_norm=False, **settings_)
+    )
+    torch.manual_seed(0)
+    for parameter in backbone.parameters():
+        nn.init.normal_(parameter)
+    x, where = torch.randn(3, 6), torch.tensor([[4], [0], [7]])
+    entry = backbone.entry
+    normed = nn.functional.layer_norm(
+        x + backbone.positions.embed(where), (6,), entry.norm.weight, entry.norm.bias, eps=0.1
+    )
+    wanted = (normed + entry.shift) @ entry.project.weight.T + entry.project.bias
+    assert torch.allclose(backbone(x, where, Mask.causal((3,))), wanted, atol=1e-5)
+    bare = Backbone(BackboneConfig(4, 1, depth=0, final_norm=False))
+    assert not list(bare.parameters())
+    given = torch.randn(3, 4)
+    assert torch.equal(bare(given, where, Mask.causal((3,))), given)
+
+
+def test_the_final_norm_may_have_an_epsilon_of_its_own():
+    """Blocks and the norm behind them (wav2vec2-conformer: 1e-5 inside whatever stands in the settings)."""
+    backbone = Backbone(BackboneConfig(8, 2, norm_eps=1e-12, final_norm_eps=0.5))
+    assert backbone.final_norm.eps == 0.5
+    assert backbone.blocks[0].attention.norm.eps == 1e-12
+    assert Backbone(BackboneConfig(8, 2, norm_eps=1e-12)).final_norm.eps == 1e-12
 
 
 @pytest.mark.parametrize("final_norm", [True, False])
@@ -169,24 +203,25 @@ def test_streams_are_scattered_to_their_slots():
     """Each slot holds its own value's embedding, in whatever order streams come."""
     model = make_model()
     batch = a_batch(model)
-    x = model.embed(batch)
+    x = model.embed(batch, model.backbone.config)
     digits, points = batch.streams["digits"], batch.streams["points.xy"]
     table = model.embedders["digits"].table
     assert torch.allclose(x[digits.slots], table(digits.values) * 16**0.5)  # times √dim
     linear = model.embedders["points/xy"].linear
     assert torch.allclose(x[points.slots], points.values @ linear.weight.T + linear.bias, atol=1e-6)
     turned = replace(batch, streams=dict(reversed(batch.streams.items())))
-    assert torch.equal(model.embed(turned), x)
+    assert torch.equal(model.embed(turned, model.backbone.config), x)
 
 
 @pytest.mark.parametrize("name", ["values", "keys", "items", "type", "training", "a.b", "forward", "pop.x"])
 def test_a_stream_may_have_any_name(name):
     """Dots, and words that a module uses itself; the weights can be stored and found again."""
     specs = [StreamSpec.discrete(name, 5), StreamSpec.discrete("other", 4)]
-    made = Network(specs, BackboneConfig(8, 2), [name, "other"])
+    architecture = Architecture(BackboneConfig(8, 2), {name: HeadConfig(tie=True), "other": HeadConfig()})
+    made = Network(specs, architecture)
     hidden = made(pack([Example(Tokens.of(name, torch.tensor([1, 2])), {})]))
     assert made.read(name, hidden).shape == (2, 5)
-    Network(specs, BackboneConfig(8, 2), [name, "other"]).load_state_dict(made.state_dict())
+    Network(specs, architecture).load_state_dict(made.state_dict())
 
 
 def test_an_embedder_and_a_head_may_be_the_plugins():
@@ -202,9 +237,9 @@ def test_an_embedder_and_a_head_may_be_the_plugins():
             return 2.0 * values[:, None].expand(-1, self.dim)
 
     spec = StreamSpec.discrete("text", 5, embedder=Doubled, head=lambda dim: nn.Linear(dim, 5))
-    made = Network([spec], BackboneConfig(8, 2), ["text"])
+    made = Network([spec], Architecture(BackboneConfig(8, 2), {"text": HeadConfig()}))
     batch = pack([Example(Tokens.of("text", torch.tensor([1, 3])), {})])
-    assert made.embed(batch)[:, 0].tolist() == [2.0, 6.0]
+    assert made.embed(batch, made.backbone.config)[:, 0].tolist() == [2.0, 6.0]
     assert isinstance(made.heads["text"], nn.Linear)
 
 
@@ -218,6 +253,38 @@ def test_unknown_streams_and_heads_are_named():
     other = pack([Example(Tokens.of("diggits", torch.tensor([1])), {})], model.rank)
     with pytest.raises(ConfigError, match=r"stream 'diggits'.*Did you mean 'digits'"):
         model(other)
+
+
+def test_an_architecture_alone_makes_a_model():
+    """Without tokenizers, from its own streams: what it is made of goes to JSON and comes back with equal weights'
+    names; a stream that is only predicted has no embedder and cannot come in."""
+    architecture = Architecture(
+        backbone=BackboneConfig(8, 2),
+        heads={"label": HeadConfig(bias=True), "text": HeadConfig(tie=True)},
+        streams={"text": {"vocab_size": 7, "end": 0}, "kind": {"vocab_size": 2, "overlay": True},
+                 "label": {"vocab_size": 3, "input": False}, "frame": {"features": 5, "rank": 2}},
+    )  # fmt: skip
+    model = Model.of(architecture)
+    assert sorted(model.embedders) == ["frame", "kind", "text"]
+    assert (model.rank, model.specs["text"].end) == (2, 0)
+    again = Model.of(Architecture.of(json.loads(json.dumps(model.config())), "model"))
+    again.load_state_dict(model.state_dict())
+    assert again.config() == model.config()
+    with pytest.raises(ConfigError, match="stream 'label'; expected one of: frame, kind, text"):
+        model(pack([Example(Tokens.of("label", torch.tensor([1])), {})], model.rank))
+
+
+def test_an_overlay_is_added_to_what_stands_in_its_slots():
+    """Token types: two streams, one slot each; the order in which they come does not matter."""
+    streams = {"text": {"vocab_size": 7}, "kind": {"vocab_size": 2, "overlay": True}}
+    model = Model.of(Architecture(BackboneConfig(8, 2), streams=streams))
+    words, kinds = torch.tensor([3, 1, 4]), torch.tensor([1, 0])
+    both = {"text": Stream.whole(words), "kind": Stream.whole(kinds, torch.tensor([2, 0]))}
+    wanted = model.embedders["text"].table.weight[words].clone()
+    wanted[[2, 0]] += model.embedders["kind"].table.weight[kinds]
+    for ordered in (both, dict(reversed(both.items()))):
+        batch = pack([Example(Tokens(ordered, 3, torch.arange(3)[:, None]), {})])
+        assert torch.allclose(model.embed(batch, model.backbone.config), wanted, atol=1e-6)
 
 
 def test_one_stream_name_for_two_tokenizers_is_refused():
@@ -263,7 +330,7 @@ def test_every_rank_runs_every_module(monkeypatch):
     together.read("digits", batch.targets[""]["digits"]).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert not model.embedders["points/xy"].linear.weight.grad.any()
-    assert not model.heads["points/xy"].linear.weight.grad.any()
+    assert not model.heads["points/xy"].weight.grad.any()
     assert model.embedders["digits"].table.weight.grad.any()
 
 

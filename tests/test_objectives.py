@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anyformer.backbone import BackboneConfig
+from anyformer.architecture import Architecture, BackboneConfig, HeadConfig
 from anyformer.batch import pack
 from anyformer.contracts import Sample, Task, Tokenizer, prepare
 from anyformer.errors import ConfigError, SampleError
@@ -183,7 +183,7 @@ def test_return_conditioned_heads():
 
 def network(*specs: StreamSpec, heads: list[str]) -> Network:
     torch.manual_seed(0)
-    made = Network(specs, BackboneConfig(8, 2, depth=1), heads, tie=False)
+    made = Network(specs, Architecture(BackboneConfig(8, 2, depth=1), {name: HeadConfig(bias=True) for name in heads}))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_(std=0.4)

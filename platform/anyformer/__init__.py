@@ -6,7 +6,13 @@ Names are imported when first used, so `import anyformer` costs milliseconds and
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anyformer.contracts import Tokenizer
+    from anyformer.model import Model
 
 __version__ = "0.1.0"
 
@@ -17,9 +23,11 @@ _PUBLIC = {
     "anyformer.episode": ["Episode"],
     "anyformer.contracts": ["Loss", "Metric", "Objective", "Sample", "Score", "Task", "Tokenizer", "prepare"],
     "anyformer.registry": ["register_objective", "register_task", "register_tokenizer"],
-    "anyformer.backbone": ["Backbone", "BackboneConfig"],
+    "anyformer.architecture": ["Architecture", "BackboneConfig", "HeadConfig", "StreamConfig"],
+    "anyformer.backbone": ["Backbone"],
     "anyformer.model": ["GREEDY", "ForwardPass", "Model", "Sampling", "Session"],
     "anyformer.checkpoint": ["load", "save"],
+    "anyformer.weights": ["from_pretrained", "to_pretrained"],
     "anyformer.objectives": ["NextToken", "Prefix", "ReturnConditioned"],
     "anyformer.training": [
         "CheckpointDirectory",
@@ -34,7 +42,7 @@ _PUBLIC = {
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
-__all__ = [*sorted(_HOME), "list_objectives", "list_tasks", "list_tokenizers"]
+__all__ = [*sorted(_HOME), "create_model", "list_models", "list_objectives", "list_tasks", "list_tokenizers"]
 
 
 def list_tokenizers() -> list[str]:
@@ -50,6 +58,22 @@ def list_tasks() -> list[str]:
 def list_objectives() -> list[str]:
     """Names of every objective that is registered or installed."""
     return import_module("anyformer.registry").objectives.names()
+
+
+def list_models() -> list[str]:
+    """Names of every published architecture."""
+    return import_module("anyformer.architecture").names()
+
+
+def create_model(name: str, tokenizers: Mapping[str, Tokenizer] | None = None) -> Model:
+    """A published architecture with random weights.
+
+    tokenizers: fitted, by name. A stream that they bring takes the place of the architecture's own of that name, so
+    that a vocabulary is the tokenizer's.
+    """
+    home = import_module("anyformer.architecture")
+    brought = {stream.name for tokenizer in (tokenizers or {}).values() for stream in tokenizer.streams}
+    return import_module("anyformer.model").Model.of(home.without(home.preset(name), brought), tokenizers)
 
 
 def __getattr__(name: str) -> Any:

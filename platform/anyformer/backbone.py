@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from anyformer.errors import ConfigError, nearest
+from anyformer.architecture import BackboneConfig
+from anyformer.errors import ConfigError
 from anyformer.mask import Mask
-from anyformer.sublayers import Attention, Block, BlockConfig, Cache, make_norm, make_positions
+from anyformer.sublayers import Block, Cache, Context, Memory, Probe, Projection, make_norm, make_positions
 
-
-@dataclass(frozen=True)
-class BackboneConfig(BlockConfig):
-    """A block's settings, how many of them, and where order comes from. Plain data.
-
-    positions: `{"type": "rotary" | "learned" | "sinusoidal" | "none", ...}` with the scheme's settings.
-    rank: position axes; None takes the most that any stream of the model has.
-    """
-
-    depth: int = 1
-    rank: int | None = None
-    positions: dict[str, Any] = field(default_factory=lambda: {"type": "rotary"})
-    final_norm: bool = True
-
-    @classmethod
-    def of(cls, config: dict[str, Any] | BackboneConfig) -> BackboneConfig:
-        """From plain data, a misspelt setting named."""
-        if isinstance(config, BackboneConfig):
-            return config
-        known = {f.name for f in fields(cls)}
-        for key in config:
-            if key not in known:
-                raise ConfigError(f"A backbone has no setting {key!r}.{nearest(key, known)}")
-        for key in ("dim", "heads"):
-            if key not in config:
-                raise ConfigError(f"A backbone needs {key!r}; got only {sorted(config)}.")
-        return cls(**config)
-
-    def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "recipe": list(self.recipe)}
+NO_PROBE: Probe = {}
 
 
 class Backbone(nn.Module):
@@ -54,49 +25,76 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
+        self.positions = make_positions(config)
+        self.entry = Entry(config)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
-        self.final_norm = make_norm(config.norm, config.dim, config.norm_eps) if config.final_norm else nn.Identity()
-        head_dim = config.head_dim or config.dim // config.heads
-        self.positions = make_positions(config.positions, config.dim, head_dim, config.rank or 1)
-        self.dropout = nn.Dropout(config.dropout)
-        self.apply(_initialise)
-        self._scale_residual_projections()
+        final_eps = config.norm_eps if config.final_norm_eps is None else config.final_norm_eps
+        self.final_norm = make_norm(config.norm, config.dim, final_eps) if config.final_norm else nn.Identity()
+        _initialise(self)
 
     def forward(
         self,
-        x: Float[Tensor, "tokens dim"],
+        x: Float[Tensor, "tokens embed_width"],
         positions: Int64[Tensor, "tokens rank"],
         mask: Mask,
+        memory: Memory | None = None,
         cache: Cache | None = None,
+        probe: Probe = NO_PROBE,
     ) -> Float[Tensor, "tokens dim"]:
-        where = self.positions.embed(positions)
-        x = self.dropout(x if where is None else x + where)
-        place = self.positions.place(positions)
-        for block in self.blocks:
-            x = block(x, place, mask, cache)
-        return self.final_norm(x)
+        keys = positions if cache is None else cache.place(positions, mask)
+        context = Context(self.positions.place(positions, keys, mask), mask, memory, cache, probe)
+        x = context.see("entry", 0, self.entry(x, self.positions.embed(positions)))
+        for layer, block in enumerate(self.blocks):
+            x = context.see("block", layer, block(x, context))
+        return context.see("hidden", 0, self.final_norm(x))
 
     def new_cache(self, documents: int, capacity: int = 64) -> Cache:
         """An empty KV cache for so many sequences."""
-        attention = next((m for m in self.modules() if isinstance(m, Attention)), None)
-        if attention is None:
-            raise ConfigError(f"The recipe {self.config.recipe} has no attention, hence nothing to cache.")
+        config = self.config
+        if "attention" not in config.recipe or not self.blocks:
+            raise ConfigError(f"{config.depth} blocks of {list(config.recipe)} have no attention to cache for.")
         return Cache(
-            len(self.blocks), documents, attention.kv_heads, attention.head_dim,
-            capacity=capacity, like=attention.qkv.weight,
+            len(self.blocks), documents, config.key_heads, config.head_width,
+            rank=config.rank or 1, capacity=capacity, like=next(self.parameters()),
         )  # fmt: skip
 
-    def _scale_residual_projections(self) -> None:
-        """Keep the residual stream's variance flat in depth: 1/sqrt(residual layers) (GPT-2 paper, §2.3)."""
-        scale = 1 / math.sqrt(max(1, len(self.blocks) * len(self.config.recipe)))
-        for name, parameter in self.named_parameters():
+
+class Entry(nn.Module):
+    """From embeddings to the first block: positions, norm, dropout, a map to the stack's width, a constant."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        width = config.embed_width
+        eps = config.norm_eps if config.embed_norm_eps is None else config.embed_norm_eps
+        self.norm = make_norm(config.norm, width, eps) if config.embed_norm else nn.Identity()
+        self.project = nn.Linear(width, config.dim) if width != config.dim else nn.Identity()
+        self.shift = nn.Parameter(torch.zeros(width)) if config.embed_shift else None
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Float[Tensor, "tokens width"], where: Tensor | None) -> Float[Tensor, "tokens dim"]:
+        x = self.norm(x if where is None else x + where)
+        if self.shift is not None:
+            x = x + self.shift
+        return self.project(self.dropout(x))
+
+
+def _initialise(backbone: Backbone) -> None:
+    """Weights at `init_std`, or such that they keep the variance of what passes through at any width (LeCun et al.
+    1998, §4.6); the residual stream's variance is kept flat in depth by 1/sqrt(residual sublayers) (GPT-2 paper, §2.3).
+    """
+    config = backbone.config
+    for module in backbone.modules():
+        if isinstance(module, nn.Linear | Projection):
+            nn.init.normal_(module.weight, std=config.init_std or module.weight.shape[1] ** -0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    scale = 1 / math.sqrt(max(1, config.depth * len(config.recipe)))
+    for block in backbone.blocks:
+        for name, parameter in block.named_parameters():
             if name.endswith((".out.weight", ".down.weight", ".project.weight")):
                 parameter.data.mul_(scale)
 
 
-def _initialise(module: nn.Module) -> None:
-    """Weights that keep the variance of what passes through, at any width (LeCun et al. 1998, §4.6)."""
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=module.in_features**-0.5)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+def encoder_probe(probe: Probe) -> Probe:
+    """The hooks of an encoder's sites, without their "encoder." """
+    return {site.removeprefix("encoder."): hook for site, hook in probe.items() if site.startswith("encoder.")}

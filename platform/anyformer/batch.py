@@ -22,6 +22,7 @@ class Example:
     the hidden states the head reads, their values what it should say there. An aligned target has one value a
     slot; a sequence target (CTC) and a pooled one (classification) differ in number and say so in `items`.
     `prefix` leading slots see each other in both directions; 0 is causal, `tokens.length` bidirectional.
+    `source` is the sequence on the other axis, which an encoder reads and this one attends to.
     """
 
     tokens: Tokens
@@ -29,6 +30,7 @@ class Example:
     prefix: int = 0
     task: str = ""
     key: str = ""
+    source: Example | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Batch:
     tasks: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     counts: dict[str, float] = field(default_factory=dict)
+    source: Batch | None = None
 
     def __len__(self) -> int:
         """Sequences in the batch."""
@@ -73,6 +76,7 @@ class Batch:
                 task: {name: stream.map(change) for name, stream in targets.items()}
                 for task, targets in self.targets.items()
             },
+            source=None if self.source is None else self.source.map(change),
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -117,7 +121,17 @@ def pack(examples: Sequence[Example], rank: int | None = None, pad_to: int | Non
         tasks=tuple(example.task for example in examples),
         keys=tuple(example.key for example in examples),
         counts=target_counts(packed_targets),
+        source=_pack_sources(examples, len(padding)),
     )
+
+
+def _pack_sources(examples: Sequence[Example], padding: int) -> Batch | None:
+    """The source axis; an example without a source has an empty one beside those that have."""
+    if all(example.source is None for example in examples):
+        return None
+    rank = max(e.source.tokens.positions.shape[1] for e in examples if e.source is not None)
+    nothing = Example(Tokens({}, 0, torch.zeros(0, rank, dtype=torch.int64)), {})
+    return pack([example.source or nothing for example in examples] + [nothing] * padding, rank)
 
 
 def _padding(length: int, pad_to: int | None) -> tuple[int, ...]:

@@ -37,6 +37,10 @@ class CheckpointError(AnyformerError, RuntimeError):
     """A checkpoint directory is missing, damaged, or belongs to other tokenizers."""
 
 
+class WeightsError(AnyformerError, RuntimeError):
+    """Published weights are missing, misshaped, of an unknown family, or say what is not built here."""
+
+
 class MaskError(AnyformerError, ValueError):
     """An attention back end was asked for a mask it cannot honour."""
 

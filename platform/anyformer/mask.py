@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,12 +19,13 @@ class Mask:
 
     Document d has `queries[d]` consecutive queries and `keys[d]` consecutive keys; its queries are the last
     of its keys' slots (fewer queries than keys: the rest is in a cache). Query i of a document sees its key j
-    when `j <= i` or `j < prefix[d]`, and, with a window, when `i - j < window`. So
+    when `j < prefix[d]` or, where `autoregressive`, when `j <= i`; with a window, only when `|i - j| < window`. So
 
     * causal is `prefix = 0`,
     * bidirectional is `prefix = keys`,
     * a bidirectional context followed by causal text is anything in between,
-    * attention to another sequence (a decoder to its source) is `prefix = keys` with that sequence's keys.
+    * attention to another sequence (a decoder to its source) is `across`: that sequence's keys, all of them,
+    * and `autoregressive = False` with a shorter prefix hides the last keys from everybody (padding that must stay).
 
     No query ever sees another document. The lengths are Python integers because every back end plans with
     them on the host; a device copy is made once, on first use.
@@ -33,6 +35,7 @@ class Mask:
     keys: tuple[int, ...]
     prefix: tuple[int, ...]
     window: int | None = None
+    autoregressive: bool = True
 
     def __post_init__(self) -> None:
         if not len(self.queries) == len(self.keys) == len(self.prefix):
@@ -55,34 +58,55 @@ class Mask:
     def prefixed(cls, lengths: tuple[int, ...], prefix: tuple[int, ...]) -> Mask:
         return cls(lengths, lengths, prefix)
 
+    def across(self, keys: tuple[int, ...]) -> Mask:
+        """The same queries, each seeing all of its document's keys on another axis."""
+        return self._kept(("across", keys), lambda: Mask(self.queries, keys, keys, autoregressive=False))
+
     def windowed(self, window: int | None) -> Mask:
-        """The same mask, seen through a sliding window of `window` keys up to and including the query.
+        """The same mask, seen through a sliding window: `window` keys up to and including the query, and as many
+        from the query on where later keys are seen at all.
 
         None adds no window; of two windows the narrower one counts.
         """
         if window is None or (self.window is not None and self.window <= window):
             return self
-        kept = self.__dict__.setdefault("_windowed", {})  # every layer asks, and back ends keep plans on the mask
-        if window not in kept:
-            kept[window] = replace(self, window=window)
-        return kept[window]
+        return self._kept(("windowed", window), lambda: replace(self, window=window))
+
+    def _kept(self, key: tuple, make: Callable[[], Mask]) -> Mask:
+        """Made once: every layer asks, and back ends keep their plans on the mask."""
+        kept = self.__dict__.setdefault("_derived", {})
+        if key not in kept:
+            kept[key] = make()
+        return kept[key]
 
     def visible(self, document: int) -> Bool[Tensor, "queries keys"]:
         """The document's dense mask, on the CPU: the definition every back end is tested against."""
         queries, keys, prefix = self.queries[document], self.keys[document], self.prefix[document]
         query = torch.arange(keys - queries, keys)[:, None]
         key = torch.arange(keys)[None, :]
-        seen = (key <= query) | (key < prefix)
-        return seen if self.window is None else seen & (query - key < self.window)
+        seen = key < prefix
+        if self.autoregressive:
+            seen = seen | (key <= query)
+        return seen if self.window is None else seen & ((query - key).abs() < self.window)
 
     def is_causal(self, document: int) -> bool:
         """Plain causal attention over equally many queries and keys (SDPA's `is_causal`)."""
-        return self.window is None and self.prefix[document] <= 1 and self.queries[document] == self.keys[document]
+        plain = self.autoregressive and self.window is None and self.prefix[document] <= 1
+        return plain and self.queries[document] == self.keys[document]
 
     def is_full(self, document: int) -> bool:
         """Every query sees every key."""
-        sees_all = self.prefix[document] >= self.keys[document] or self.queries[document] == 1
+        sees_all = self.prefix[document] >= self.keys[document] or (self.autoregressive and self.queries[document] == 1)
         return sees_all and (self.window is None or self.window >= self.keys[document])
+
+    def sees_nothing(self, document: int) -> bool:
+        """No query sees any key: there is none, or all are hidden."""
+        return self.keys[document] == 0 or (not self.autoregressive and self.prefix[document] == 0)
+
+    @property
+    def hides_later_keys(self) -> bool:
+        """Some query may not see a key because it stands behind it."""
+        return self.autoregressive and not all(map(self.is_full, range(len(self.queries))))
 
     @cached_property
     def cu_queries(self) -> Int32[Tensor, " documents_plus_1"]:

@@ -28,8 +28,10 @@ class StreamSpec:
 
     Exactly one of `vocab_size` (discrete values) and `features` (continuous rows) is set.
     `slots(m)` is the number of slots that an item of m values fills. `end` is the value that closes a
-    generated run. `embedder` and `head` are `dim -> nn.Module` factories for anything richer than a table or
-    a linear map: an embedder is called as `embedder(values, items) -> [slots, dim]`, a head as
+    generated run. `overlay`: it shares the slots of another stream, and its embeddings are added there.
+    `input`: False for a stream that is only predicted (a label).
+    `embedder` and `head` are `dim -> nn.Module` factories for anything richer than a table or a linear map: an
+    embedder is called as `embedder(values, items) -> [slots, dim]`, a head as
     `head(hidden) -> [rows, vocab or features]`. Factories must pickle (a class, or `functools.partial`).
     """
 
@@ -38,6 +40,8 @@ class StreamSpec:
     features: int | None = None
     rank: int = 1
     end: int | None = None
+    overlay: bool = False
+    input: bool = True
     slots: Callable[[int], int] = one_to_one
     embedder: Callable[[int], nn.Module] | None = None
     head: Callable[[int], nn.Module] | None = None

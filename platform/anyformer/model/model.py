@@ -3,59 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from anyformer.backbone import BackboneConfig
+from anyformer.architecture import Architecture, HeadConfig, StackConfig
 from anyformer.batch import Example, pack
 from anyformer.contracts import Sample, Task, Tokenizer, prepare
 from anyformer.errors import ConfigError, SampleError, TokenizerError, unknown
+from anyformer.model.beam import Beams, Hypothesis, search
 from anyformer.model.network import Network
 from anyformer.model.session import GREEDY, Sampling, Session
-from anyformer.tokens import Stream, Tokens
+from anyformer.tokens import Stream, StreamSpec, Tokens
 
 
 class Model(Network):
     """A network with its tokenizers.
 
-    tokenizers: fitted, by name. backbone: a BackboneConfig or the same as plain data. heads: the streams that
-    are predicted. tie: share a discrete stream's table between its embedder and its head. scale: multiply tables
-    by √dim on the way in.
+    tokenizers: fitted, by name. backbone: a BackboneConfig or the same as plain data. heads: the streams that are
+    predicted, or a HeadConfig for each. tie: heads that are only named share a discrete stream's table with its
+    embedder. scale: multiply tables by √dim on the way in. encoder, source, streams, context, family: see Architecture.
     """
 
     def __init__(
         self,
         tokenizers: Mapping[str, Tokenizer],
-        backbone: BackboneConfig | dict[str, Any],
-        heads: Sequence[str],
+        backbone: StackConfig | Mapping[str, Any],
+        heads: Sequence[str] | Mapping[str, Any],
         tie: bool = True,
         scale: bool = True,
+        encoder: StackConfig | Mapping[str, Any] | None = None,
+        source: Sequence[str] = (),
+        streams: Mapping[str, Any] | None = None,
+        context: Sequence[int] = (),
+        family: str | None = None,
     ) -> None:
         for name, tokenizer in tokenizers.items():
             if not tokenizer.fitted:
                 raise TokenizerError(f"Tokenizer {name!r} is not fitted; call its fit(samples) or restore(state).")
         specs = [spec for tokenizer in tokenizers.values() for spec in tokenizer.streams]
-        super().__init__(specs, BackboneConfig.of(backbone), heads, tie, scale)
+        described = heads if isinstance(heads, Mapping) else _plain_heads(heads, specs, tie)
+        architecture = {
+            "backbone": backbone, "heads": described, "streams": streams or {}, "encoder": encoder, "source": source,
+            "scale": scale, "context": context, "family": family,
+        }  # fmt: skip
+        super().__init__(specs, Architecture.of(architecture, "model"))
         self.tokenizers = dict(tokenizers)
-        self._config = {"heads": list(heads), "tie": tie, "scale": scale}
+        self.origin: Any = None  # what published weights brought beside what is learned, to be written back with them
+
+    @classmethod
+    def of(cls, architecture: Architecture, tokenizers: Mapping[str, Tokenizer] | None = None) -> Model:
+        """A model with random weights."""
+        return cls(tokenizers or {}, **{f.name: getattr(architecture, f.name) for f in fields(architecture)})
+
+    @classmethod
+    def like(
+        cls,
+        architecture: Architecture,
+        tokenizers: Mapping[str, Tokenizer],
+        heads: Sequence[str],
+        changes: Mapping[str, Any] | None = None,
+    ) -> Model:
+        """An architecture over the streams of these tokenizers, with heads for those that are predicted.
+
+        A head keeps the architecture's own form where it has one of that name. changes: settings of the backbone
+        that are to differ.
+        """
+        specs = [spec for tokenizer in tokenizers.values() for spec in tokenizer.streams]
+        plain = _plain_heads(heads, specs, tie=True)
+        known = {name: head for name, head in architecture.heads.items() if name in plain}
+        backbone = type(architecture.backbone).of({**architecture.backbone.as_json(), **(changes or {})}, "backbone")
+        return cls.of(replace(architecture, streams={}, heads={**plain, **known}, backbone=backbone), tokenizers)
 
     def config(self) -> dict[str, Any]:
         """Everything but weights and tokenizers, as plain JSON values."""
-        return {"backbone": self.backbone.config.as_json(), **self._config}
+        return self.architecture.as_json()
 
-    def session(self, count: int, seed: int = 0) -> Session:
-        """`count` parallel sequences to append to and sample from."""
-        return Session(self, count, seed)
+    def session(self, count: int, seed: int = 0, source: Sequence[Example] | None = None) -> Session:
+        """`count` parallel sequences to append to and sample from, each with its source if the model reads one."""
+        return Session(self, count, seed, source)
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Example], stream: str, max_new: int, sampling: Sampling = GREEDY
+        self,
+        prompts: Sequence[Example],
+        stream: str,
+        max_new: int,
+        sampling: Sampling = GREEDY,
+        end: int | EllipsisType | None = ...,
     ) -> list[Tokens]:
-        """New values of a discrete stream behind each prompt, up to and including the stream's `end`.
+        """New values of a discrete stream behind each prompt, up to and including `end`: by default the stream's own;
+        None never ends.
 
         Prompts may differ in length and in modality; an empty one is a SampleError. Each result holds the new
         values alone.
@@ -63,11 +105,13 @@ class Model(Network):
         spec = self.specs.get(stream)
         if spec is None or not spec.is_discrete:
             raise unknown("discrete stream", stream, [s.name for s in self.specs.values() if s.is_discrete])
+        end = spec.end if isinstance(end, EllipsisType) else end
         if not all(prompt.tokens.length for prompt in prompts):
             raise SampleError("A prompt is empty; expected at least one token to go on from.")
         if not prompts:
             return []
-        session = self.session(len(prompts), sampling.seed)
+        sources = [prompt.source for prompt in prompts if prompt.source is not None]
+        session = self.session(len(prompts), sampling.seed, sources or None)
         session.append([prompt.tokens for prompt in prompts], [prompt.prefix for prompt in prompts])
         at = [_next_position(prompt.tokens) for prompt in prompts]
         said: list[list[int]] = [[] for _ in prompts]
@@ -76,13 +120,23 @@ class Model(Network):
             for one, value in enumerate(session.sample(stream, sampling).tolist()):
                 if going[one]:
                     said[one].append(value)
-                    going[one] = value != spec.end
+                    going[one] = value != end
             if step + 1 == max_new or not any(going):
                 break
             session.append(
                 [_one(stream, s[-1], p + step) if go else None for s, p, go in zip(said, at, going, strict=True)]
             )
         return [Tokens.of(stream, torch.tensor(values, dtype=torch.int64)) for values in said]
+
+    def beam_search(
+        self, prompts: Sequence[Example], stream: str, settings: Beams, end: int | EllipsisType | None = ...
+    ) -> list[list[Hypothesis]]:
+        """For each prompt the likeliest continuations in a discrete stream that beam search finds, best first.
+
+        They are up to and including `end`: by default the stream's own; None never ends. Prompts may differ in length
+        and in modality; an empty one is a SampleError. Fewer than `settings.returns` come back where there are no more.
+        """
+        return search(self, prompts, stream, settings, end)
 
     def complete(
         self,
@@ -129,6 +183,16 @@ class Model(Network):
         if not self.specs[name].is_discrete:
             raise ConfigError(f"Stream {name!r} is continuous; only discrete values have probabilities here.")
         return -F.cross_entropy(self.read(name, hidden[target.slots]).float(), target.values, reduction="none")
+
+
+def _plain_heads(names: Sequence[str], specs: Sequence[StreamSpec], tie: bool) -> dict[str, HeadConfig]:
+    """Heads that are only named: logits against a table, the embedder's own where it has one, or a linear map."""
+    known = {spec.name: spec for spec in specs}
+    for name in names:
+        if name not in known:
+            raise unknown("stream", name, known)
+    tied = {name: tie and known[name].is_discrete and known[name].embedder is None for name in names}
+    return {name: HeadConfig(tie=tied[name], bias=not known[name].is_discrete) for name in names}
 
 
 def _next_position(tokens: Tokens) -> int:

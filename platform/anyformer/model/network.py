@@ -1,8 +1,8 @@
-"""Embed every stream, run the backbone once, read out at the slots that are predicted."""
+"""Embed every stream, run the stacks once, read out at the slots that are predicted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 
@@ -10,39 +10,44 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyformer.backbone import Backbone, BackboneConfig
+from anyformer.architecture import Architecture, BackboneConfig, RecurrentConfig, StackConfig
+from anyformer.backbone import NO_PROBE, Backbone, encoder_probe
 from anyformer.batch import Batch
 from anyformer.errors import ConfigError, unknown
-from anyformer.sublayers import Cache, LinearEmbedding, LinearHead, TableEmbedding, TableHead
+from anyformer.model.embedders import default_embedder, stream_spec
+from anyformer.model.heads import Head
+from anyformer.recurrent import Recurrent, recurrent_stack
+from anyformer.sublayers import Cache, Memory, Probe
 from anyformer.tokens import Stream, StreamSpec, spec_table, with_rank
 
 
 class Network(nn.Module):
-    """Everything that is learned.
+    """Everything that is learned: an embedder for each stream that comes in, one or two stacks, a head for each
+    stream that is predicted.
 
-    specs: the streams that may come in. heads: names of the streams that are predicted. tie: a discrete
-    stream's default head shares the table of its default embedder. scale: multiply tables by √dim on the way in.
+    specs: the streams that tokenizers bring; those that the architecture brings itself are added.
     """
 
-    def __init__(
-        self,
-        specs: Iterable[StreamSpec],
-        backbone: BackboneConfig,
-        heads: Sequence[str],
-        tie: bool = True,
-        scale: bool = True,
-    ) -> None:
+    def __init__(self, specs: Iterable[StreamSpec], architecture: Architecture) -> None:
         super().__init__()
-        self.specs = spec_table(specs)
+        brought = spec_table(specs)
+        own = {name: stream_spec(name, config) for name, config in architecture.streams.items()}
+        for name in brought.keys() & own.keys():
+            if brought[name].width != own[name].width:
+                raise ConfigError(
+                    f"Stream {name!r} has {brought[name].width} values or features by its tokenizer, but the "
+                    f"architecture was made for {own[name].width}."
+                )
+        self.specs = own | brought
         if not self.specs:
             raise ConfigError("A model needs at least one stream; give it at least one tokenizer.")
-        rank = backbone.rank or max(spec.rank for spec in self.specs.values())
-        self.backbone = Backbone(replace(backbone, rank=rank))
-        factor = backbone.dim**0.5 if scale else 1.0
+        self.architecture = architecture
+        self.backbone = make_stack(self._ranked(architecture.backbone))
+        self.encoder = None if architecture.encoder is None else make_stack(self._ranked(architecture.encoder))
         self.embedders = nn.ModuleDict(
-            {_key(name): _embedder(spec, backbone.dim, factor) for name, spec in self.specs.items()}
+            {_key(name): self._embedder(spec) for name, spec in self.specs.items() if spec.input}
         )
-        self.heads = nn.ModuleDict({_key(name): self._head(name, backbone.dim, tie) for name in heads})
+        self.heads = nn.ModuleDict({_key(name): self._head(name) for name in architecture.heads})
 
     @property
     def rank(self) -> int:
@@ -53,23 +58,44 @@ class Network(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def forward(self, batch: Batch, cache: Cache | None = None) -> Float[Tensor, "tokens dim"]:
-        """Hidden states of every slot of a packed batch."""
-        x = self.embed(batch)
-        positions = with_rank(batch.positions, self.rank)  # a batch without pictures may come with one axis
-        return self.backbone(x, positions, batch.mask, cache)
+    def forward(self, batch: Batch, cache: Cache | None = None, probe: Probe = NO_PROBE) -> Float[Tensor, "tokens dim"]:
+        """Hidden states of every slot of a packed batch. probe: hooks by site (see Probe)."""
+        memory = None if batch.source is None else self.encode(batch.source, probe)
+        return self.decode(batch, memory, cache, probe)
 
-    def embed(self, batch: Batch) -> Float[Tensor, "tokens dim"]:
-        """Each stream through its embedder, scattered to its slots."""
+    def encode(self, source: Batch, probe: Probe = NO_PROBE) -> Memory:
+        """The source axis through the encoder."""
+        if self.encoder is None:
+            raise ConfigError("The batch has a source, but the model has no encoder to read it.")
+        x = self.embed(source, self.encoder.config)
+        positions = with_rank(source.positions, self.encoder.config.rank or 1)
+        states = self.encoder(x, positions, source.mask, probe=encoder_probe(probe))
+        return Memory(states, source.mask.queries)
+
+    def decode(
+        self, batch: Batch, memory: Memory | None, cache: Cache | None = None, probe: Probe = NO_PROBE
+    ) -> Float[Tensor, "tokens dim"]:
+        """The target axis through the backbone."""
+        x = self.embed(batch, self.backbone.config)
+        positions = with_rank(batch.positions, self.rank)  # a batch without pictures may come with one axis
+        return self.backbone(x, positions, batch.mask, memory, cache, probe)
+
+    def embed(self, batch: Batch, stack: StackConfig) -> Float[Tensor, "tokens width"]:
+        """Each stream through its embedder, laid at its slots; overlays are added to what is there."""
         for name in batch.streams:
-            if name not in self.specs:
-                raise unknown("stream", name, self.specs)
-        pieces = [self.embedders[_key(name)](s.values, s.items) for name, s in batch.streams.items()]
-        x = torch.zeros(batch.tokens, self.backbone.config.dim, device=self.device)
-        if pieces:
-            embedded = torch.cat(pieces)  # autocast may leave pieces in several precisions: cat widens them
-            slots = torch.cat([stream.slots for stream in batch.streams.values()])
+            if name not in self.specs or not self.specs[name].input:
+                raise unknown("stream", name, [spec.name for spec in self.specs.values() if spec.input])
+        own = {name: s for name, s in batch.streams.items() if not self.specs[name].overlay}
+        x = torch.zeros(batch.tokens, stack.embed_width, device=self.device)
+        if own:
+            # autocast may leave pieces in several precisions: cat widens them
+            embedded = torch.cat([self.embedders[_key(name)](s.values, s.items) for name, s in own.items()])
+            slots = torch.cat([stream.slots for stream in own.values()])
             x = x.to(embedded.dtype).index_copy(0, slots, embedded)
+        for name, stream in batch.streams.items():
+            if self.specs[name].overlay:
+                added = self.embedders[_key(name)](stream.values, stream.items)
+                x = x.index_add(0, stream.slots, added.to(x.dtype))
         return x + self._absent(batch) if _is_distributed() and self.training else x
 
     def read(self, name: str, hidden: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows width"]:
@@ -78,17 +104,29 @@ class Network(nn.Module):
             raise unknown("head", name, [spec for spec in self.specs if _key(spec) in self.heads])
         return self.heads[_key(name)](hidden)
 
-    def _head(self, name: str, dim: int, tie: bool) -> nn.Module:
+    def _ranked(self, config: StackConfig) -> StackConfig:
+        """As many position axes as the stack's streams have, unless it says itself."""
+        stacks = {name: self.architecture.stack_of(name) for name in self.specs}
+        ranks = [spec.rank for name, spec in self.specs.items() if stacks[name] is config]
+        return replace(config, rank=config.rank or max(ranks, default=1))
+
+    def _embedder(self, spec: StreamSpec) -> nn.Module:
+        stack = self.architecture.stack_of(spec.name)
+        scale = stack.embed_width**0.5 if self.architecture.scale else 1.0
+        return default_embedder(spec, stack.embed_width, scale, stack.init_std)
+
+    def _head(self, name: str) -> nn.Module:
         if name not in self.specs:
             raise unknown("stream", name, self.specs)
-        spec = self.specs[name]
+        spec, config, stack = self.specs[name], self.architecture.heads[name], self.architecture.backbone
         if spec.head is not None:
-            return spec.head(dim)
-        if not spec.is_discrete:
-            return LinearHead(dim, spec.width)
-        head, embedder = TableHead(dim, spec.width), self.embedders[_key(name)]
-        if tie and isinstance(embedder, TableEmbedding):
-            head.tie(embedder)
+            return spec.head(stack.width)
+        head = Head(stack.width, spec.width, config, stack.init_std)
+        if config.tie:
+            other = name if config.tie is True else config.tie
+            if _key(other) not in self.embedders:
+                raise unknown("stream to tie to", other, self.specs)
+            head.tie(other, self.embedders[_key(other)])
         return head
 
     def _absent(self, batch: Batch) -> Tensor:
@@ -96,14 +134,14 @@ class Network(nn.Module):
         or the gradient exchange waits for ever."""
         total = torch.zeros((), device=self.device)
         for name, spec in self.specs.items():
-            if name not in batch.streams:
+            if spec.input and name not in batch.streams:
                 values = _one_item(spec, self.device)
                 items = torch.tensor([[len(values), spec.slots(len(values))]], device=self.device)
                 total = total + self.embedders[_key(name)](values, items).sum()
         predicted = {name for targets in batch.targets.values() for name in targets}
         for name in self.specs:
             if name not in predicted and _key(name) in self.heads:
-                row = torch.zeros(1, self.backbone.config.dim, device=self.device)
+                row = torch.zeros(1, self.backbone.config.width, device=self.device)
                 total = total + self.read(name, row).sum()
         return total * 0
 
@@ -114,10 +152,11 @@ class ForwardPass:
     def __init__(self, model: Network, batch: Batch) -> None:
         self.model = model
         self.batch = batch
+        self.balance: list[Tensor] = []  # what mixtures of experts add to the loss of the batch
 
     @cached_property
     def hidden(self) -> Float[Tensor, "tokens dim"]:
-        return self.model(self.batch)
+        return self.model(self.batch, probe={"feed_forward.balance": lambda layer, loss: self.balance.append(loss)})
 
     def read(self, name: str, target: Stream) -> Float[Tensor, "rows width"]:
         """The head's answer at the target's slots only."""
@@ -134,10 +173,12 @@ def _key(name: str) -> str:
 _TAKEN = frozenset(dir(nn.ModuleDict()))
 
 
-def _embedder(spec: StreamSpec, dim: int, scale: float) -> nn.Module:
-    if spec.embedder is not None:
-        return spec.embedder(dim)
-    return TableEmbedding(spec.width, dim, scale) if spec.is_discrete else LinearEmbedding(spec.width, dim)
+STACKS: dict[type, Callable[..., Backbone | Recurrent]] = {BackboneConfig: Backbone, RecurrentConfig: recurrent_stack}
+"""The kinds of stack, by the type of their settings."""
+
+
+def make_stack(config: StackConfig) -> Backbone | Recurrent:
+    return STACKS[type(config)](config)
 
 
 def _one_item(spec: StreamSpec, device: torch.device) -> Tensor:

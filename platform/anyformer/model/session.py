@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -56,13 +56,16 @@ GREEDY = Sampling(temperature=0)
 class Session:
     """`count` parallel sequences with a KV cache, of any and unequal lengths; nothing is padded.
 
-    A sequence whose tokens are None in an `append` simply stays where it is.
+    A sequence whose tokens are None in an `append` simply stays where it is. source: what each sequence attends to,
+    encoded once.
     """
 
-    def __init__(self, network: Network, count: int, seed: int = 0) -> None:
+    @torch.no_grad()
+    def __init__(self, network: Network, count: int, seed: int = 0, source: Sequence[Example] | None = None) -> None:
         self.network = network
         self.cache = network.backbone.new_cache(count)
-        self.last = torch.zeros(count, network.backbone.config.dim, device=network.device)
+        self.memory = None if source is None else network.encode(pack(source).to(network.device))
+        self.last = torch.zeros(count, network.backbone.config.width, device=network.device)
         self.generator = torch.Generator(device=network.device).manual_seed(seed)
 
     @property
@@ -91,11 +94,18 @@ class Session:
                 )
         self.cache.reserve(queries)
         mask = self.cache.mask(queries, None if prefix is None else tuple(prefix))
-        hidden = self.network.backbone(self.network.embed(batch), batch.positions, mask, self.cache)
+        hidden = self.network.decode(replace(batch, mask=mask), self.memory, self.cache)
         self.cache.advance(queries)
         grown = torch.tensor(queries, device=hidden.device) > 0
         ends = mask.cu_queries[1:].to(hidden.device).long() - 1
         self.last = torch.where(grown[:, None], hidden[ends.clamp(min=0)], self.last) if len(hidden) else self.last
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these sequences, in this order, each as often as it is named."""
+        self.cache.select(rows)
+        if self.memory is not None and not self.cache.source:  # nothing has been read of it yet
+            self.memory = self.memory.select(rows)
+        self.last = self.last[torch.tensor(rows, device=self.last.device)]
 
     @torch.no_grad()
     def sample(self, stream: str, sampling: Sampling = GREEDY) -> Tensor:

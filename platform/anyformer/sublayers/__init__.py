@@ -1,43 +1,38 @@
 """The parts every architecture here is made of; public, so that a plugin's embedder can use them too."""
 
-from anyformer.sublayers.attend import attend, backends, set_backend
-from anyformer.sublayers.attention import Attention
-from anyformer.sublayers.block import SUBLAYERS, Block, BlockConfig
+from anyformer.sublayers.attend import attend, attention_weights, backends, set_backend
+from anyformer.sublayers.attention import Attention, CrossAttention
+from anyformer.sublayers.block import SUBLAYERS, Block, Residual
 from anyformer.sublayers.cache import Cache
+from anyformer.sublayers.context import Context, Hook, Memory, Probe
 from anyformer.sublayers.convolution import ConvolutionModule, PackedConv1d
-from anyformer.sublayers.embedding import LinearEmbedding, LinearHead, TableEmbedding, TableHead
-from anyformer.sublayers.feed_forward import FeedForward
+from anyformer.sublayers.feed_forward import ACTIVATIONS, Experts, FeedForward, activation_named
 from anyformer.sublayers.normalisation import make_norm
-from anyformer.sublayers.positions import (
-    LearnedPositions,
-    NoPositions,
-    Placement,
-    PositionScheme,
-    Rotary,
-    SinusoidalPositions,
-    make_positions,
-)
+from anyformer.sublayers.positions import Placement, PositionScheme, make_positions
+from anyformer.sublayers.projection import Projection
 
 __all__ = [
+    "ACTIVATIONS",
     "SUBLAYERS",
     "Attention",
     "Block",
-    "BlockConfig",
     "Cache",
+    "Context",
     "ConvolutionModule",
+    "CrossAttention",
+    "Experts",
     "FeedForward",
-    "LearnedPositions",
-    "LinearEmbedding",
-    "LinearHead",
-    "NoPositions",
+    "Hook",
+    "Memory",
     "PackedConv1d",
     "Placement",
     "PositionScheme",
-    "Rotary",
-    "SinusoidalPositions",
-    "TableEmbedding",
-    "TableHead",
+    "Probe",
+    "Projection",
+    "Residual",
+    "activation_named",
     "attend",
+    "attention_weights",
     "backends",
     "make_norm",
     "make_positions",

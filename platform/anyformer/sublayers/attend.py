@@ -20,7 +20,7 @@ from anyformer.errors import MaskError, unknown
 from anyformer.mask import Mask
 from anyformer.sublayers.positions import Bias
 
-Backend = Callable[[Tensor, Tensor, Tensor, Mask, float, "Bias | None"], Tensor]
+Backend = Callable[[Tensor, Tensor, Tensor, Mask, float, "Bias | None", float], Tensor]
 
 
 def attend(
@@ -31,11 +31,13 @@ def attend(
     *,
     scale: float | None = None,
     bias: Bias | None = None,
+    dropout: float = 0.0,
 ) -> Float[Tensor, "queries heads head_dim"]:
     """softmax(scale · q kᵀ + bias) v within each document, masked (arXiv:1706.03762 eq. 1).
 
-    Query head h reads key head h // (heads / kv_heads) (grouped queries, arXiv:2305.13245).
-    scale: head_dim ** -0.5 by default. The back end is chosen by device, or by `set_backend`.
+    Query head h reads key head h // (heads / kv_heads) (grouped queries, arXiv:2305.13245). A query of a document
+    with nothing to see gets zeros. scale: head_dim ** -0.5 by default. dropout: of attention weights. The back end is
+    chosen by device, or by `set_backend`.
     """
     if sum(mask.queries) != len(q) or sum(mask.keys) != len(k):
         raise MaskError(
@@ -44,12 +46,12 @@ def attend(
         )
     if not len(q):
         return q  # nobody asks: no kernel needs to cope with that
-    backend = _forced[-1] if _forced else _default_backend(q, bias)
-    return backends[backend](q, k, v, mask, q.shape[-1] ** -0.5 if scale is None else scale, bias)
+    backend = _forced[-1] if _forced else _default_backend(q, bias, dropout)
+    return backends[backend](q, k, v, mask, q.shape[-1] ** -0.5 if scale is None else scale, bias, dropout)
 
 
-def _default_backend(q: Tensor, bias: Bias | None) -> str:
-    return "flex" if q.is_cuda and bias is None else "documents"
+def _default_backend(q: Tensor, bias: Bias | None, dropout: float) -> str:
+    return "flex" if q.is_cuda and bias is None and not dropout else "documents"
 
 
 _forced: list[str] = []
@@ -67,57 +69,78 @@ def set_backend(name: str) -> Generator[None]:
         _forced.pop()
 
 
-def eager(q, k, v, mask, scale, bias):
-    """The reference: each document's scores written out, in float32 or better."""
+def attention_weights(
+    q: Float[Tensor, "queries heads head_dim"],
+    k: Float[Tensor, "keys kv_heads head_dim"],
+    mask: Mask,
+    scale: float,
+    bias: Bias | None = None,
+) -> list[Float[Tensor, "heads queries keys"]]:
+    """What each query attends to, document by document, in float32 or better: the definition of `attend`."""
     groups = q.shape[1] // k.shape[1]
-    outputs = []
-    wide = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v))
-    pieces = zip(*map(torch.split, wide, (mask.queries, mask.keys, mask.keys)), strict=True)
-    for document, (queries, keys, values) in enumerate(pieces):
-        keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
-        scores = torch.einsum("qhd,khd->hqk", queries, keys) * scale
+    q, k = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k))
+    weights = []
+    for document, (queries, keys) in enumerate(zip(q.split(mask.queries), k.split(mask.keys), strict=True)):
+        scores = torch.einsum("qhd,khd->hqk", queries, keys.repeat_interleave(groups, 1)) * scale
         if bias is not None:
-            scores = scores + bias(document)
-        scores = scores.masked_fill(~mask.visible(document).to(q.device), -torch.inf)
-        outputs.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), values))
-    return torch.cat(outputs).to(q.dtype)
+            scores = scores + bias(document, queries, keys)
+        hidden = ~mask.visible(document).to(q.device)
+        some = hidden & ~hidden.all(-1, keepdim=True)  # a row of nothing but -inf would be NaN
+        weights.append(scores.masked_fill(some, -torch.inf).softmax(-1).masked_fill(hidden, 0.0))
+    return weights
 
 
-def documents(q, k, v, mask, scale, bias):
+def eager(q, k, v, mask, scale, bias, dropout):
+    """The reference: each document's scores written out."""
+    groups = q.shape[1] // k.shape[1]
+    weights = attention_weights(q, k, mask, scale, bias)
+    values = v.to(weights[0].dtype).repeat_interleave(groups, 1).split(mask.keys)
+    mixed = [torch.einsum("hqk,khd->qhd", F.dropout(w, dropout), of) for w, of in zip(weights, values, strict=True)]
+    return torch.cat(mixed).to(q.dtype)
+
+
+def documents(q, k, v, mask, scale, bias, dropout):
     """SDPA document by document; neighbours of one shape share a call. No padding, no wasted score."""
     outputs = []
-    runs = [(shape, [d for d, _ in run]) for shape, run in groupby(enumerate(_shapes(mask, bias)), lambda x: x[1])]
+    runs = [(shape, [d for d, _ in run]) for shape, run in groupby(enumerate(_shapes(mask)), lambda x: x[1])]
     queries = q.split([len(members) * shape[0] for shape, members in runs])
     keys = k.split([len(members) * shape[1] for shape, members in runs])
     values = v.split([len(members) * shape[1] for shape, members in runs])
     for (shape, members), *qkv in zip(runs, queries, keys, values, strict=True):
         if shape[0] == 0:
             continue
-        outputs.append(_sdpa(*qkv, mask, members, scale, bias))
+        if mask.sees_nothing(members[0]):
+            outputs.append(torch.zeros_like(qkv[0]))
+            continue
+        outputs.append(_sdpa(*qkv, mask, members, scale, bias, dropout))
     return torch.cat(outputs)
 
 
-def _shapes(mask: Mask, bias: Bias | None) -> Iterator[tuple[int, ...]]:
+def _shapes(mask: Mask) -> Iterator[tuple[int, ...]]:
     """What documents must have in common to share one dense call."""
-    for document, (queries, keys, prefix) in enumerate(zip(mask.queries, mask.keys, mask.prefix, strict=True)):
-        yield (queries, keys, min(prefix, keys), document if bias is not None else -1)
+    for queries, keys, prefix in zip(mask.queries, mask.keys, mask.prefix, strict=True):
+        yield (queries, keys, min(prefix, keys))
 
 
-def _sdpa(q, k, v, mask: Mask, members: list[int], scale: float, bias: Bias | None):
+def _sdpa(q, k, v, mask: Mask, members: list[int], scale: float, bias: Bias | None, dropout: float):
     first, count = members[0], len(members)
-    q, k, v = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (x.unflatten(0, (count, -1)) for x in (q, k, v))
     causal, allowed = mask.is_causal(first), None
     if bias is not None:
-        allowed = bias(first).masked_fill(~mask.visible(first).to(q.device), -torch.inf).to(q.dtype)
+        added = torch.stack([bias(document, q[i], k[i]) for i, document in enumerate(members)])
+        allowed = added.masked_fill(~mask.visible(first).to(q.device), -torch.inf).to(q.dtype)
         causal = False
     elif not causal and not mask.is_full(first):
         allowed = mask.visible(first).to(q.device)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal, scale=scale, enable_gqa=grouped)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=allowed, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
     return out.transpose(1, 2).flatten(0, 1)
 
 
-def padded(q, k, v, mask, scale, bias):
+def padded(q, k, v, mask, scale, bias, dropout):
     """All documents in one SDPA call, padded to the longest: for many short documents with few queries."""
     if bias is not None:
         raise MaskError("The `padded` attention back end takes no score bias; use `documents` or `eager`.")
@@ -126,20 +149,22 @@ def padded(q, k, v, mask, scale, bias):
     for document, (queries, keys) in enumerate(zip(mask.queries, mask.keys, strict=True)):
         allowed[document, 0, :queries, :keys] = mask.visible(document)
         allowed[document, 0, queries:, 0] = True  # a padding row must see something, or it is NaN
+        allowed[document, 0, :, 0] |= mask.sees_nothing(document)
     out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=allowed.to(q.device), scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        q, k, v, attn_mask=allowed.to(q.device), dropout_p=dropout, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
-    return torch.cat([out[d, :, :n].transpose(0, 1) for d, n in enumerate(mask.queries)])
+    pieces = [out[document, :, :count].transpose(0, 1) for document, count in enumerate(mask.queries)]
+    return torch.cat([x * 0 if mask.sees_nothing(document) else x for document, x in enumerate(pieces)])
 
 
 def _pad(x: Float[Tensor, "tokens heads head_dim"], lengths: tuple[int, ...]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(x.split(lengths)), batch_first=True).transpose(1, 2)
 
 
-def flex(q, k, v, mask, scale, bias):
+def flex(q, k, v, mask, scale, bias, dropout):
     """FlexAttention with a block mask: one fused kernel for any mix of documents (CUDA; forward only on CPU)."""
-    if bias is not None:
-        raise MaskError("The `flex` attention back end takes no score bias; use `documents` or `eager`.")
+    if bias is not None or dropout:
+        raise MaskError("The `flex` attention back end has no score bias and no dropout; use `documents` or `eager`.")
     if not q.is_cuda and any(x.requires_grad for x in (q, k, v)):
         raise MaskError("FlexAttention has no backward on CPU; use `documents` there.")
     from torch.nn.attention.flex_attention import flex_attention
@@ -160,14 +185,14 @@ def _block_mask(mask: Mask, device: torch.device):
         cu_queries, cu_keys = mask.cu_queries.to(device), mask.cu_keys.to(device)
         prefix = torch.tensor(mask.prefix, device=device)
         behind = torch.tensor(mask.keys, device=device) - torch.tensor(mask.queries, device=device)
-        window = mask.window or sum(mask.keys)
+        window, causal = mask.window or sum(mask.keys) + 1, mask.autoregressive
 
         def sees(b, h, query, key):
             document = query_document[query]
             i = query - cu_queries[document] + behind[document]
             j = key - cu_keys[document]
-            seen = (j <= i) | (j < prefix[document])
-            return (document == key_document[key]) & seen & (i - j < window)
+            seen = (causal & (j <= i)) | (j < prefix[document])
+            return (document == key_document[key]) & seen & ((i - j).abs() < window)
 
         kept[device] = create_block_mask(
             sees, None, None, sum(mask.queries), sum(mask.keys), device=device, _compile=device.type == "cuda"

@@ -1,59 +1,92 @@
-"""Multi-head attention, with grouped queries, over packed documents."""
+"""Multi-head attention over packed documents: to the own sequence, or to an encoded source."""
 
 from __future__ import annotations
+
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from anyformer.architecture import BackboneConfig
 from anyformer.errors import ConfigError
 from anyformer.mask import Mask
-from anyformer.sublayers.attend import attend
-from anyformer.sublayers.cache import Cache
-from anyformer.sublayers.positions import Placement
+from anyformer.sublayers.attend import attend, attention_weights
+from anyformer.sublayers.context import Context
+from anyformer.sublayers.positions import Bias, Placement
+from anyformer.sublayers.projection import Projection
 
 
 class Attention(nn.Module):
-    """Self-attention (arXiv:1706.03762 §3.2.2); `kv_heads < heads` shares keys among query heads.
+    """Self-attention (arXiv:1706.03762 §3.2.2); fewer key heads than heads share keys among query heads
+    (arXiv:1911.02150, arXiv:2305.13245)."""
 
-    window: each token sees at most so many keys up to itself; None sees them all.
-    """
+    site = "attention"
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        kv_heads: int | None = None,
-        head_dim: int | None = None,
-        bias: bool = True,
-        window: int | None = None,
-    ) -> None:
+    def __init__(self, config: BackboneConfig, layer: int = 0) -> None:
         super().__init__()
-        self.heads = heads
-        self.kv_heads = heads if kv_heads is None else kv_heads
-        self.head_dim = dim // heads if head_dim is None else head_dim
-        self.window = window
-        if head_dim is None and dim % heads:
-            raise ConfigError(f"dim={dim} is not a multiple of heads={heads}; change one, or give head_dim.")
-        if self.kv_heads < 1 or heads % self.kv_heads:
-            raise ConfigError(f"heads={heads} is not a multiple of kv_heads={self.kv_heads}.")
-        self.sizes = (heads + self.kv_heads, self.kv_heads)
-        self.qkv = nn.Linear(dim, sum(self.sizes) * self.head_dim, bias=bias)
-        self.out = nn.Linear(heads * self.head_dim, dim, bias=bias)
+        self.heads, self.key_heads, self.head_dim = config.heads, config.key_heads, config.head_width
+        self.layer, self.window, self.dropout = layer, config.window_of(layer), config.attention_dropout
+        scale = self.head_dim**-0.5 if config.score_scale is None else config.score_scale
+        self.scale = scale / (layer + 1) if config.score_scale_by_depth else scale
+        self._make_projections(config)
+        self.out = nn.Linear(self.heads * self.head_dim, config.dim, bias="o" in config.attention_bias)
 
-    def forward(
-        self,
-        x: Float[Tensor, "tokens dim"],
-        place: Placement,
-        mask: Mask,
-        cache: Cache | None = None,
-        layer: int = 0,
-    ) -> Float[Tensor, "tokens dim"]:
-        # queries and keys stay together so that the rotation is one pass over both
-        qk, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(self.sizes, dim=1)
-        if place.rotate is not None:
-            qk = place.rotate(qk)
-        q, k = qk.split((self.heads, self.kv_heads), dim=1)
-        if cache is not None:
-            k, v = cache.extend(layer, k, v, mask)
-        mixed = attend(q, k, v, mask.windowed(self.window), bias=place.bias)
+    def _make_projections(self, config: BackboneConfig) -> None:
+        q, kv = self.heads * self.head_dim, self.key_heads * self.head_dim
+        self.qkv = Projection(config.dim, {"q": q, "k": kv, "v": kv}, config.attention_bias)
+
+    def forward(self, x: Float[Tensor, "tokens dim"], context: Context) -> Float[Tensor, "tokens dim"]:
+        q, k, v = self._project(x, context.place)
+        if context.cache is not None:
+            k, v = context.cache.extend(self.layer, k, v, context.mask)
+        bias = None if context.place.bias is None else partial(context.place.bias, self.layer)
+        return self._mix(q, k, v, context.mask.windowed(self.window), bias, context)
+
+    def _project(self, x: Tensor, place: Placement) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys stay together, so that a rotation is one pass over both."""
+        count = self.heads + self.key_heads
+        if place.rotate is not None and place.rotates_input:
+            turned = place.rotate(x.unflatten(-1, (self.heads, -1))).flatten(1)
+            edge = count * self.head_dim
+            qk = self.qkv(turned, slice(None, edge)).unflatten(-1, (-1, self.head_dim))
+            v = self.qkv(x, slice(edge, None)).unflatten(-1, (-1, self.head_dim))
+        else:
+            qk, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split((count, self.key_heads), dim=1)
+            qk = qk if place.rotate is None else place.rotate(qk)
+        q, k = qk.split((self.heads, self.key_heads), dim=1)
+        return q, k, v
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Bias | None, context: Context) -> Tensor:
+        if f"{self.site}.weights" in context.probe:
+            context.see(f"{self.site}.weights", self.layer, attention_weights(q, k, mask, self.scale, bias))
+        dropout = self.dropout if self.training else 0.0
+        mixed = attend(q, k, v, mask, scale=self.scale, bias=bias, dropout=dropout)
+        mixed = context.see(f"{self.site}.heads", self.layer, mixed)
         return self.out(mixed.flatten(1))
+
+
+class CrossAttention(Attention):
+    """Queries from the own sequence, keys and values from its encoded source (arXiv:1706.03762 §3.2.3)."""
+
+    site = "cross_attention"
+
+    def _make_projections(self, config: BackboneConfig) -> None:
+        q, kv = self.heads * self.head_dim, self.key_heads * self.head_dim
+        self.q = Projection(config.dim, {"q": q}, config.attention_bias)
+        self.kv = Projection(config.memory_dim or config.dim, {"k": kv, "v": kv}, config.attention_bias)
+
+    def forward(self, x: Float[Tensor, "tokens dim"], context: Context) -> Float[Tensor, "tokens dim"]:
+        memory, cache = context.memory, context.cache
+        if memory is None:
+            raise ConfigError("Cross-attention has no source to read; give each example a `source`.")
+        q = self.q(x).unflatten(-1, (-1, self.head_dim))
+        if cache is None:
+            (k, v), lengths = self._keys_and_values(memory.states), memory.lengths
+        else:
+            k, v = cache.remember(self.layer, memory.lengths, lambda: self._keys_and_values(memory.states))
+            lengths = cache.source_lengths
+        return self._mix(q, k, v, context.mask.across(lengths), None, context)
+
+    def _keys_and_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = self.kv(states).unflatten(-1, (-1, self.head_dim)).split(self.key_heads, dim=1)
+        return k, v

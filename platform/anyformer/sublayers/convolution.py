@@ -7,49 +7,63 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyformer.errors import ConfigError
-from anyformer.mask import Mask
+from anyformer.architecture import BackboneConfig
+from anyformer.errors import ConfigError, MaskError
+from anyformer.sublayers.context import Context
+from anyformer.sublayers.feed_forward import ACTIVATIONS
+from anyformer.sublayers.normalisation import make_item_norm
 
 Lengths = tuple[int, ...]
 
 
 class PackedConv1d(nn.Module):
-    """A 1-D convolution over time within each item, zero-padded by (kernel - 1) / 2 at both of its ends.
+    """A 1-D convolution over time within each item, zero-padded at both of its ends.
 
-    An item of L values becomes one of ceil(L / stride). Items are laid on one time axis with enough zeros
-    between them to be each other's padding, so one dense convolution serves the whole batch.
+    padding: zeros before and behind an item; (kernel - 1) / 2 on both sides by default, which makes ceil(L / stride)
+    of L values. Items are laid on one time axis with enough zeros between them to be each other's padding, so one
+    dense convolution serves the whole batch.
     """
 
     def __init__(
-        self, in_dim: int, out_dim: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = True
+        self,
+        in_dim: int,
+        out_dim: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        if kernel % 2 == 0:
-            raise ConfigError(f"A packed convolution needs an odd kernel; got kernel={kernel}.")
+        if padding is None and kernel % 2 == 0:
+            raise ConfigError(f"A packed convolution needs an odd kernel; got kernel={kernel}. Or give its padding.")
         self.conv = nn.Conv1d(in_dim, out_dim, kernel, stride=stride, groups=groups, bias=bias)
         self.kernel, self.stride = kernel, stride
+        self.before, self.behind = padding or (kernel // 2, kernel // 2)
+
+    def shorter(self, length: int) -> int:
+        """Values made of an item of `length` values."""
+        return max(0, (length + self.before + self.behind - self.kernel) // self.stride + 1)
 
     def forward(
         self, values: Float[Tensor, "values in_dim"], lengths: Lengths
     ) -> tuple[Float[Tensor, "shorter out_dim"], Lengths]:
-        shorter = tuple(-(-length // self.stride) for length in lengths)
         starts, total = self._layout(lengths)
         padded = values.new_zeros(total, values.shape[1])
-        padded = padded.index_copy(0, _spread(starts, lengths, values.device), values)
+        inside = [start + self.before for start in starts]
+        padded = padded.index_copy(0, _spread(inside, lengths, values.device), values)
         out = self.conv(padded.T[None])[0].T
-        return out[_spread([start // self.stride for start in self._edges(starts)], shorter, out.device)], shorter
+        shorter = tuple(map(self.shorter, lengths))
+        return out[_spread([start // self.stride for start in starts], shorter, out.device)], shorter
 
     def _layout(self, lengths: Lengths) -> tuple[list[int], int]:
-        """Where each item starts on the shared axis, and the axis' length."""
-        half, starts, at = self.kernel // 2, [], 0
+        """Where each item's first window starts on the shared axis, and the axis' length."""
+        starts, at = [], 0
         for length in lengths:
+            starts.append(at)
+            at += length + self.before + self.behind
             at = -(-at // self.stride) * self.stride  # windows must start on a stride's multiple
-            starts.append(at + half)
-            at += length + 2 * half
-        return starts, max(at, self.kernel) + self.stride
-
-    def _edges(self, starts: list[int]) -> list[int]:
-        return [start - self.kernel // 2 for start in starts]
+        return starts, at + self.kernel
 
 
 def _spread(starts: list[int], lengths: Lengths, device: torch.device) -> Tensor:
@@ -63,17 +77,28 @@ class ConvolutionModule(nn.Module):
     """The conformer's convolution: pointwise, gate, depthwise, norm, activation, pointwise
     (arXiv:2005.08100 §2.2 and figure 2).
 
-    The norm is a layer norm: batch statistics would let a clip depend on its neighbours in the batch.
+    The paper's norm is "batch", whose statistics let a clip depend on its neighbours while training; "layer" does not.
     """
 
-    def __init__(self, dim: int, kernel: int) -> None:
+    def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        self.expand = nn.Linear(dim, 2 * dim)
-        self.depthwise = PackedConv1d(dim, dim, kernel, groups=dim)
-        self.norm = nn.LayerNorm(dim)
-        self.project = nn.Linear(dim, dim)
+        dim, kernel, bias = config.dim, config.kernel, config.convolution_bias
+        self.expand = nn.Linear(dim, 2 * dim, bias=bias)
+        padding = (kernel - 1, 0) if config.causal_convolution else None
+        self.depthwise = PackedConv1d(dim, dim, kernel, groups=dim, bias=bias, padding=padding)
+        self.norm = make_item_norm(config.convolution_norm, dim)
+        self.activation = ACTIVATIONS[config.activation]
+        self.project = nn.Linear(dim, dim, bias=bias)
 
-    def forward(self, x: Float[Tensor, "tokens dim"], mask: Mask) -> Float[Tensor, "tokens dim"]:
+    def forward(self, x: Float[Tensor, "tokens dim"], context: Context) -> Float[Tensor, "tokens dim"]:
+        """Neighbours in time are mixed, never across a document's edge."""
+        if context.cache is not None:
+            raise ConfigError("A convolution needs its whole item at once; it cannot run from a KV cache.")
+        if context.mask.hides_later_keys:
+            raise MaskError(
+                "A convolution sees later slots too; expected a bidirectional mask, got one that hides some."
+            )
+        lengths = context.mask.queries
         x = F.glu(self.expand(x), dim=-1)
-        x, _ = self.depthwise(x, mask.queries)
-        return self.project(F.silu(self.norm(x)))
+        x, _ = self.depthwise(x, lengths)
+        return self.project(self.activation(self.norm(x, lengths)))

@@ -1,4 +1,4 @@
-"""Layer norms by name."""
+"""Norms by name: of each token, and of the tokens of an item."""
 
 from __future__ import annotations
 
@@ -34,3 +34,36 @@ def make_norm(kind: str, dim: int, eps: float) -> nn.Module:
     if kind not in NORMS:
         raise unknown("norm", kind, NORMS)
     return NORMS[kind](dim, eps)
+
+
+class ItemNorm(nn.Module):
+    """Base of the norms inside a convolution module; they may look at all tokens of an item."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Float[Tensor, "tokens dim"], lengths: tuple[int, ...]) -> Float[Tensor, "tokens dim"]:
+        return self.inner(x)
+
+
+class WholeItemNorm(ItemNorm):
+    """One group norm over each item's tokens and columns together (arXiv:1803.08494 with one group)."""
+
+    def forward(self, x, lengths):
+        pieces = [self.inner(item.T[None])[0].T if len(item) else item for item in x.split(lengths)]
+        return torch.cat(pieces) if pieces else x
+
+
+ITEM_NORMS = {
+    "layer": lambda dim: ItemNorm(nn.LayerNorm(dim)),
+    "batch": lambda dim: ItemNorm(nn.BatchNorm1d(dim)),  # over all tokens of the batch (arXiv:1502.03167)
+    "group": lambda dim: WholeItemNorm(nn.GroupNorm(1, dim)),
+}
+
+
+def make_item_norm(kind: str, dim: int) -> nn.Module:
+    """ "layer", "batch" or "group", with the usual epsilon of 1e-5."""
+    if kind not in ITEM_NORMS:
+        raise unknown("convolution norm", kind, ITEM_NORMS)
+    return ITEM_NORMS[kind](dim)

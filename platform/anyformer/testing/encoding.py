@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def require_well_formed(plugin: str, specs: Sequence[StreamSpec], tokens: Tokens
         clause.require(name in declared, f"a declared stream, one of {sorted(declared)}", repr(name))
         _require_values(clause, declared[name], stream.values)
         _require_slots(clause, declared[name], stream, tokens.length)
-    _require_each_slot_once(clause, tokens)
+    _require_each_slot_once(clause, declared, tokens)
     _require_positions(clause, max(declared[name].rank for name in tokens.streams), tokens)
 
 
@@ -60,8 +60,9 @@ def _require_slots(clause: Clause, spec: StreamSpec, stream: Stream, length: int
         clause.require(rule == filled, f"an item of {values} values to fill slots({values}) = {rule} {where}", filled)
 
 
-def _require_each_slot_once(clause: Clause, tokens: Tokens) -> None:
-    slots = torch.cat([stream.slots for stream in tokens.streams.values()])
+def _require_each_slot_once(clause: Clause, declared: Mapping[str, StreamSpec], tokens: Tokens) -> None:
+    """Overlays apart, which share the slots of others."""
+    slots = torch.cat([stream.slots for name, stream in tokens.streams.items() if not declared[name].overlay])
     once = equal(slots.sort().values, torch.arange(tokens.length))
     got = f"{len(slots)} slots, {len(slots.unique())} of them different"
     clause.require(once, f"each of {tokens.length} slots to be taken once", got)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from anyformer.contracts import Tokenizer
 from anyformer.errors import TokenizerError
+from anyformer.model.embedders import default_embedder
 from anyformer.registry import tokenizers
-from anyformer.sublayers import LinearEmbedding, TableEmbedding
 from anyformer.testing.clause import Clause, equal, equal_tokens, kind_of, shown
 from anyformer.testing.encoding import require_well_formed
 from anyformer.testing.hostile import ODD_VALUES, WRONG_KINDS, bent
@@ -282,7 +282,10 @@ def embeds_alike_alone_and_packed(case: Case) -> None:
             pickle.dumps((spec.embedder, spec.head))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(case.seed)
-                embedder, head = _embedder(spec).eval(), spec.head(DIM).eval() if spec.head else None
+                embedder, head = (
+                    default_embedder(spec, DIM, 1.0, None).eval(),
+                    spec.head(DIM).eval() if spec.head else None,
+                )
             if pieces:
                 _require_same_packed(clause, spec, embedder, pieces)
             if head is not None:
@@ -299,14 +302,6 @@ def _require_same_packed(clause: Clause, spec: StreamSpec, embedder: nn.Module, 
     off = (embedder(joined.values, joined.items) - expected).abs().max()
     within = bool(off <= TOLERANCE * expected.abs().max().clamp(min=1e-6))
     clause.require(within, f"the same rows of stream {spec.name!r}", f"a difference of {off:.2g}")
-
-
-def _embedder(spec: StreamSpec) -> nn.Module:
-    if spec.embedder is not None:
-        return spec.embedder(DIM)
-    if spec.vocab_size is not None:
-        return TableEmbedding(spec.vocab_size, DIM)
-    return LinearEmbedding(spec.features or 0, DIM)
 
 
 def refuses_wrong_kinds(case: Case) -> None:

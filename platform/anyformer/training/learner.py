@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from anyformer.architecture import read
 from anyformer.batch import Batch
 from anyformer.checkpoint import check_tokenizers, describe, tokenizer_files
 from anyformer.contracts import Loss
@@ -27,7 +28,9 @@ class Learner(L.LightningModule):
     """Trains a model on a `Mixture`.
 
     backbone: the backbone's settings; the model is built from them and the mixture's tokenizers when training
-    starts. Give `model` instead to go on with one that exists. tie, scale: see Model.
+    starts. preset: a published architecture to build it like (a name of `anyformer list models`, or a YAML file);
+    `backbone` then says what is to differ. Give `model` instead to go on with one that exists. tie, scale: see Model; a
+    preset says both itself.
     lr, betas, weight_decay: of fused AdamW; weights with two or more axes decay, norms and biases do not.
     schedule: `{"type": "warmup_cosine" | "inverse_square_root" | "constant", ...}`.
     """
@@ -36,6 +39,7 @@ class Learner(L.LightningModule):
         self,
         backbone: dict[str, Any] | None = None,
         model: Model | None = None,
+        preset: str | None = None,
         tie: bool = True,
         scale: bool = True,
         lr: float = 1e-3,
@@ -44,8 +48,11 @@ class Learner(L.LightningModule):
         schedule: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if (backbone is None) == (model is None):
-            raise ConfigError("A learner needs either backbone settings or an existing model, not both or neither.")
+        if (backbone is None and preset is None) == (model is None):
+            raise ConfigError(
+                "A learner needs either backbone settings or a preset, or an existing model, not both or neither."
+            )
+        self.preset = None if preset is None else read(preset)
         self.backbone, self.tie, self.scale, self._model = backbone or {}, tie, scale, model
         self.lr, self.betas, self.weight_decay = lr, tuple(betas), weight_decay
         self.schedule = schedule or {"type": "warmup_cosine"}
@@ -75,7 +82,12 @@ class Learner(L.LightningModule):
         else:
             with torch.random.fork_rng():
                 torch.manual_seed(self._key("weights"))
-                self._model = Model(self.mixture.tokenizers, self.backbone, self.mixture.heads(), self.tie, self.scale)
+                self._model = self._new_model(self.mixture)
+
+    def _new_model(self, mixture: Mixture) -> Model:
+        if self.preset is not None:
+            return Model.like(self.preset, mixture.tokenizers, mixture.heads(), self.backbone)
+        return Model(mixture.tokenizers, self.backbone, mixture.heads(), self.tie, self.scale)
 
     def _check_same_tokenizers(self, model: Model) -> None:
         for name, tokenizer in self.mixture.tokenizers.items():
@@ -109,22 +121,24 @@ class Learner(L.LightningModule):
         self._window.append(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        losses = self.losses(batch)
+        forward = ForwardPass(self.model, batch)
+        losses = self.losses(forward)
         counts = self._counts_everywhere(batch.counts)
         weights = self.mixture.loss_weights
         terms = [weights[t] * loss.sum / counts[t] for t, loss in losses.items()]
-        total = torch.stack(terms).sum() if terms else self.model(batch).sum() * 0
+        total = torch.stack(terms).sum() if terms else forward.hidden.sum() * 0
         if not bool(torch.isfinite(total)):
             bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss.sum))] or list(losses)
             raise self._not_finite(f"The loss of {', '.join(bad)}", bad, [batch])
         # Lightning divides by the accumulation and averages over ranks; the counts have done both already
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return {"loss": total * scale, "losses": losses}
+        balance = torch.stack(forward.balance).sum() if forward.balance else 0.0  # of this micro-batch: a plain mean
+        return {"loss": total * scale + balance, "losses": losses}
 
-    def losses(self, batch: Batch) -> dict[str, Loss]:
+    def losses(self, forward: ForwardPass) -> dict[str, Loss]:
         """Each present task's loss, from one shared pass."""
-        forward = ForwardPass(self.model, batch)
-        return {name: self.mixture.tasks[name].objective.loss(forward, t) for name, t in batch.targets.items()}
+        targets = forward.batch.targets
+        return {name: self.mixture.tasks[name].objective.loss(forward, t) for name, t in targets.items()}
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self.tally.add(batch, outputs["losses"])
@@ -141,7 +155,7 @@ class Learner(L.LightningModule):
         self.held_out.clear()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.held_out.add(batch, self.losses(batch))
+        self.held_out.add(batch, self.losses(ForwardPass(self.model, batch)))
 
     def on_validation_epoch_end(self) -> None:
         self._log_held_out("val")
@@ -150,7 +164,7 @@ class Learner(L.LightningModule):
         self.held_out.clear()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.held_out.add(batch, self.losses(batch))
+        self.held_out.add(batch, self.losses(ForwardPass(self.model, batch)))
 
     def on_test_epoch_end(self) -> None:
         self._log_held_out("test")
@@ -159,7 +173,9 @@ class Learner(L.LightningModule):
         """Mean loss per task of a batch, and which samples it held."""
         return {
             "keys": batch.keys,
-            **{name: float(loss.sum) / loss.count for name, loss in self.losses(batch).items()},
+            **{
+                name: float(loss.sum) / loss.count for name, loss in self.losses(ForwardPass(self.model, batch)).items()
+            },
         }
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -9,8 +9,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anyformer.architecture import BackboneConfig
+from anyformer.backbone import Backbone
 from anyformer.mask import Mask
-from anyformer.sublayers import Block, BlockConfig, PackedConv1d, Rotary
+from anyformer.sublayers import PackedConv1d
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,16 @@ class Conformer:
     def __call__(self, dim: int) -> ConformerEmbedding:
         return ConformerEmbedding(self, dim)
 
-    def block(self, dim: int) -> BlockConfig:
+    def stack(self, dim: int) -> BackboneConfig:
         """Gulati et al., arXiv:2005.08100 §2 and equations 1-4."""
-        return BlockConfig(
+        return BackboneConfig(
             dim,
             self.heads,
+            self.layers,
             recipe=("half feed_forward", "attention", "convolution", "half feed_forward"),
             end_norm=True,
+            final_norm=False,
+            causal=False,
             activation="silu",
             kernel=self.kernel,
             dropout=self.dropout,
@@ -65,9 +70,7 @@ class ConformerEmbedding(nn.Module):
         widths = [config.mels] + [dim] * (config.subsampling.bit_length() - 1)
         self.subsampling = nn.ModuleList(PackedConv1d(width, dim, kernel=3, stride=2) for width in widths[:-1])
         self.project = nn.Linear(widths[-1], dim)
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config.block(dim)) for _ in range(config.layers))
-        self.positions = Rotary(dim, dim // config.heads, rank=1)
+        self.blocks = Backbone(config.stack(dim))
 
     def forward(
         self, values: Float[Tensor, "values mels"], items: Int64[Tensor, "items 2"]
@@ -76,9 +79,5 @@ class ConformerEmbedding(nn.Module):
         for convolution in self.subsampling:
             x, lengths = convolution(x, lengths)
             x = functional.gelu(x)
-        x = self.dropout(self.project(x))
         where = torch.cat([torch.arange(length) for length in lengths])[:, None].to(x.device)
-        place, mask = self.positions.place(where), Mask.bidirectional(lengths)
-        for block in self.blocks:
-            x = block(x, place, mask)
-        return x
+        return self.blocks(self.project(x), where, Mask.bidirectional(lengths))

@@ -1,0 +1,219 @@
+"""Beam search: the likeliest continuations, found by keeping a few of them going side by side.
+
+Every decision is the one that Hugging Face's transformers (5.24) takes: which candidates go on, which are kept, when a
+prompt is done. Only empty beams differ, which there are with fewer values in the vocabulary than beams: there they
+score -1e9, may end and may be returned; here they score -inf and never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import EllipsisType
+
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+
+from anyformer.batch import Example
+from anyformer.errors import ConfigError, SampleError, unknown
+from anyformer.model.network import Network
+from anyformer.model.session import Session
+from anyformer.tokens import Tokens
+
+STOPPING = ("heuristic", "first", "never")
+
+PENALTIES: dict[str, Callable[[int, float], float]] = {
+    "power": lambda length, strength: length**strength,
+    "gnmt": lambda length, strength: ((5 + length) / 6) ** strength,  # arXiv:1609.08144 eq. 14
+}
+"""What a sum of log probabilities is divided by, by (generated values, the end among them; strength)."""
+
+
+@dataclass(frozen=True)
+class Beams:
+    """How the likeliest continuations are looked for.
+
+    beams: continuations that go on side by side; one is greedy search, which ends at its first `end`. max_new: the most
+    values that are generated. returns: how many continuations come back. length_penalty: 0 adds log probabilities up,
+    1 averages them (in the "power" form), more favours long continuations. penalty_form: see PENALTIES.
+
+    stopping: a prompt with `beams` finished continuations is done "first": at once; "heuristic": when the best
+    running one, at its present length, scores no better than the worst finished one; "never": when it could not even if
+    all values to come were certain, at the length that suits it best.
+    """
+
+    beams: int
+    max_new: int
+    returns: int = 1
+    length_penalty: float = 1.0
+    penalty_form: str = "power"
+    stopping: str = "heuristic"
+
+    def __post_init__(self) -> None:
+        if self.beams < 1 or self.max_new < 1:
+            raise ConfigError(f"beams={self.beams}, max_new={self.max_new}; expected at least 1 of each.")
+        if not 1 <= self.returns <= self.beams:
+            raise ConfigError(f"returns={self.returns}; expected between 1 and beams={self.beams}.")
+        if not -10 <= self.length_penalty <= 10:
+            raise ConfigError(f"length_penalty={self.length_penalty}; expected a number from -10 to 10.")
+        if self.penalty_form not in PENALTIES:
+            raise unknown("penalty form", self.penalty_form, PENALTIES)
+        if self.stopping not in STOPPING:
+            raise unknown("stopping rule", self.stopping, STOPPING)
+
+    def divisor(self, length: int) -> float:
+        """What the log probability of so many values is divided by, to give a score.
+
+        >>> Beams(beams=4, max_new=9, length_penalty=2.0).divisor(3)
+        9.0
+        """
+        return PENALTIES[self.penalty_form](length, self.length_penalty)
+
+    def hopeful_length(self, length: int) -> int:
+        """The length at which a continuation of `length` values is held to score best."""
+        return self.max_new if self.stopping == "never" and self.length_penalty > 0 else length
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One continuation: its values (the end among them), their log probabilities (nats), and what the sum of these
+    scores."""
+
+    tokens: Tokens
+    score: float
+    log_probabilities: Float32[Tensor, " values"]
+
+
+@torch.no_grad()
+def search(
+    network: Network, prompts: Sequence[Example], stream: str, settings: Beams, end: int | EllipsisType | None = ...
+) -> list[list[Hypothesis]]:
+    """See `Model.beam_search`."""
+    spec = network.specs.get(stream)
+    if spec is None or not spec.is_discrete:
+        raise unknown("discrete stream", stream, [s.name for s in network.specs.values() if s.is_discrete])
+    end = spec.end if isinstance(end, EllipsisType) else end
+    if end is not None and not 0 <= end < spec.width:
+        raise ConfigError(f"end={end}; expected a value of stream {stream!r}, from 0 to {spec.width - 1}, or None.")
+    if not all(prompt.tokens.length for prompt in prompts):
+        raise SampleError("A prompt is empty; expected at least one token to go on from.")
+    if not prompts:
+        return []
+    session = _begun(network, prompts, settings.beams)
+    searches = [Search(settings, end, int(prompt.tokens.positions.max()) + 1) for prompt in prompts]
+    going = searches
+    while going:
+        rows = _advance(going, network.read(stream, session.last).float().log_softmax(-1))
+        going = [one for one in going if not one.done]
+        if going:  # a prompt that is done leaves the session
+            session.select(rows)
+            session.append([_tokens(stream, run.values[-1:], one.position) for one in going for run in one.live])
+    return [one.hypotheses(stream) for one in searches]
+
+
+def _begun(network: Network, prompts: Sequence[Example], beams: int) -> Session:
+    """Every prompt and its source read once, then repeated: `beams` sequences of each, side by side."""
+    sources = [prompt.source for prompt in prompts if prompt.source is not None]
+    if sources and len(sources) < len(prompts):
+        raise SampleError(f"{len(sources)} of {len(prompts)} prompts have a source; expected all or none.")
+    session = Session(network, len(prompts), source=sources or None)
+    session.append([prompt.tokens for prompt in prompts], [prompt.prefix for prompt in prompts])
+    session.select([prompt for prompt in range(len(prompts)) for _ in range(beams)])
+    return session
+
+
+def _advance(going: Sequence[Search], nats: Float32[Tensor, "rows vocab"]) -> list[int]:
+    """One more value for every prompt; the session's rows to go on with, of the prompts that are not done.
+
+    The best candidates are sought among all of a prompt's beams x vocabulary, and twice as many as beams: each beam can
+    end in one way only, so enough of them go on.
+    """
+    beams, vocabulary = len(going[0].live), nats.shape[1]
+    totals = nats + torch.cat([one.totals for one in going]).to(nats.device)[:, None]
+    best, places = totals.reshape(len(going), -1).topk(min(2 * beams, beams * vocabulary))
+    said = nats.reshape(len(going), -1).gather(1, places).cpu()
+    best, parents, values = best.cpu(), (places // vocabulary).tolist(), (places % vocabulary).tolist()
+    rows = []
+    for number, one in enumerate(going):
+        candidates = [
+            one.live[parent].then(value, nat)
+            for parent, value, nat in zip(parents[number], values[number], said[number].tolist(), strict=True)
+        ]
+        kept = one.advance(candidates, best[number])
+        rows += [] if one.done else [number * beams + parents[number][place] for place in kept]
+    return rows
+
+
+def _tokens(stream: str, values: Sequence[int], position: int) -> Tokens:
+    """Values of one stream from this position on."""
+    laid = Tokens.of(stream, torch.tensor(values, dtype=torch.int64))
+    return replace(laid, positions=laid.positions + position)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Values said behind a prompt, and the log probability of each."""
+
+    values: tuple[int, ...] = ()
+    nats: tuple[float, ...] = ()
+
+    def then(self, value: int, nat: float) -> Run:
+        return Run((*self.values, value), (*self.nats, nat))
+
+
+class Search:
+    """One prompt's search and all its decisions; it knows no model.
+
+    live, with their sums of log probabilities in totals: what goes on. finished, with their scores: the best so far. Of
+    both there are always `beams`, best first; a sum or score of -inf says that there is none.
+    """
+
+    def __init__(self, settings: Beams, end: int | None, start: int = 0) -> None:
+        self.settings, self.end, self.start = settings, end, start
+        self.live, self.finished = [Run()] * settings.beams, [Run()] * settings.beams
+        self.scores = torch.full((settings.beams,), -torch.inf)
+        self.totals = torch.cat((torch.zeros(1), self.scores[1:]))  # all are the prompt still, which counts once
+        self.done = False
+
+    @property
+    def position(self) -> int:
+        """Where the last value of every live run stands."""
+        return self.start + len(self.live[0].values) - 1
+
+    def advance(self, candidates: Sequence[Run], totals: Float32[Tensor, " candidates"]) -> list[int]:
+        """Take the best candidates, best first, each a live run with one more value; which of them go on."""
+        length = len(candidates[0].values)
+        ended = torch.tensor([run.values[-1] == self.end for run in candidates])
+        self._finish(candidates, totals, ended | (length == self.settings.max_new), length)
+        self.totals, kept = totals.masked_fill(ended, -torch.inf).topk(self.settings.beams)
+        self.live = [candidates[place] for place in kept.tolist()]
+        self.done = length == self.settings.max_new or not self._may_improve(length)
+        return kept.tolist()
+
+    def _finish(
+        self, candidates: Sequence[Run], totals: Tensor, ended: Bool[Tensor, " candidates"], length: int
+    ) -> None:
+        """Keep the best of what was finished and what ends now, if it is among the best `beams` candidates."""
+        eligible = ended & (torch.arange(len(ended)) < self.settings.beams)
+        scores = (totals / self.settings.divisor(length)).masked_fill(~eligible, -torch.inf)
+        self.scores, best = torch.cat((self.scores, scores)).topk(self.settings.beams)
+        everything = [*self.finished, *candidates]
+        self.finished = [everything[place] for place in best.tolist()]
+
+    def _may_improve(self, length: int) -> bool:
+        """Whether a live run may still find a place among the finished ones."""
+        worst = self.scores[-1]
+        full = bool(worst > -torch.inf)
+        if full and (self.settings.stopping == "first" or self.settings.beams == 1):
+            return False
+        return bool(self.totals[0] / self.settings.divisor(self.settings.hopeful_length(length)) > worst)
+
+    def hypotheses(self, stream: str) -> list[Hypothesis]:
+        """The best finished continuations, best first."""
+        found = zip(self.finished, self.scores.tolist(), strict=True)
+        return [
+            Hypothesis(_tokens(stream, run.values, 0), score, torch.tensor(run.nats))
+            for run, score in list(found)[: self.settings.returns]
+            if score > -torch.inf
+        ]

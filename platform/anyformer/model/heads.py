@@ -1,0 +1,43 @@
+"""From hidden states to what is said of a stream: logits, or features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anyformer.architecture import HeadConfig
+from anyformer.errors import ConfigError
+from anyformer.model.embedders import TableEmbedding
+from anyformer.sublayers import activation_named
+
+
+class Head(nn.Module):
+    """[dense, activation, norm], then one linear map, then squash, as a HeadConfig says."""
+
+    def __init__(self, dim: int, width: int, config: HeadConfig, std: float | None = None) -> None:
+        super().__init__()
+        inner = config.dense or dim
+        self.factor = dim**-0.5 if config.scaled else 1.0
+        self.dense = nn.Linear(dim, inner) if config.dense else nn.Identity()
+        self.activation = activation_named(config.activation) if config.activation else nn.Identity()
+        self.norm = nn.LayerNorm(inner, eps=config.norm_eps) if config.norm else nn.Identity()
+        self.weight = nn.Parameter(torch.empty(width, inner))
+        self.bias = nn.Parameter(torch.zeros(width)) if config.bias else None
+        self.squash = activation_named(config.squash) if config.squash else nn.Identity()
+        nn.init.normal_(self.weight, std=std or inner**-0.5)
+
+    def forward(self, hidden: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows width"]:
+        x = hidden if self.factor == 1 else hidden * self.factor
+        x = self.norm(self.activation(self.dense(x)))
+        return self.squash(F.linear(x, self.weight, self.bias))
+
+    def tie(self, name: str, embedder: nn.Module) -> None:
+        """Share an embedder's table (arXiv:1608.05859)."""
+        if not isinstance(embedder, TableEmbedding) or embedder.table.weight.shape != self.weight.shape:
+            have = tuple(embedder.table.weight.shape) if isinstance(embedder, TableEmbedding) else "no table"
+            raise ConfigError(
+                f"A head cannot be tied to stream {name!r}: it needs a table of {tuple(self.weight.shape)}, got {have}."
+            )
+        self.weight = embedder.table.weight
