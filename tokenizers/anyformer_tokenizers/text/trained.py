@@ -22,8 +22,9 @@ import sentencepiece
 import torch
 
 from anyformer.contracts import Tokenizer
-from anyformer.errors import ConfigError, LimitError, SampleError, TokenizerError
+from anyformer.errors import ConfigError, SampleError, TokenizerError
 from anyformer.tokens import StreamSpec, Tokens
+from anyformer_tokenizers.text.raw import checked, made_up
 
 MODEL_FILE = "sentencepiece.model"
 
@@ -142,8 +143,7 @@ class TextTokenizer(Tokenizer):
         return len(self._ids(raw))
 
     def example(self, rng: np.random.Generator) -> str:
-        count = int(rng.integers(1, 30))
-        return "".join(EXAMPLE_PARTS[i] for i in rng.integers(len(EXAMPLE_PARTS), size=count))
+        return made_up(rng)
 
     @property
     def fitted(self) -> bool:
@@ -211,39 +211,14 @@ class TextTokenizer(Tokenizer):
 
     def _ids(self, raw: str) -> list[int]:
         pieces = self._pieces
-        return [*pieces.start, *pieces.encode(self._checked(raw)), *pieces.stop]
-
-    def _checked(self, raw: Any) -> str:
-        """The text, if it is text, can be written as UTF-8 and is not too long."""
-        if not isinstance(raw, str):
-            raise SampleError(f"A text for {self.name!r} is a {type(raw).__name__}; expected a str. Decode it first.")
-        if len(raw) > self.max_chars:
-            raise LimitError(
-                f"A text for {self.name!r} has {len(raw)} characters; "
-                f"expected at most max_chars={self.max_chars}. Split it or raise max_chars."
-            )
-        return self._valid(raw)
-
-    def _valid(self, text: str) -> str:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise SampleError(
-                f"A text for {self.name!r} has the lone surrogate {text[error.start]!r} "
-                f"at character {error.start}; expected valid Unicode. "
-                "Read it with errors='replace', or mend it with "
-                "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')."
-            ) from error
-        return text
+        return [*pieces.start, *pieces.encode(checked(raw, self.name, self.max_chars)), *pieces.stop]
 
     def _lines(self, samples: Iterable[str]) -> Iterator[str]:
         """What the trainer sees: lines without the characters it would trip over."""
         if isinstance(samples, str):
             raise SampleError(f"Tokenizer {self.name!r} fits on an iterable of str; got one str. Put it in a list.")
         for sample in samples:
-            if not isinstance(sample, str):
-                self._checked(sample)
-            for line in UNSEEN_BY_TRAINER.split(self._valid(sample)):
+            for line in UNSEEN_BY_TRAINER.split(checked(sample, self.name)):
                 for start in range(0, len(line), LINE_LIMIT):
                     yield line[start : start + LINE_LIMIT]
 
@@ -300,11 +275,3 @@ class Pieces:
         if self._processor.is_byte(i):
             return bytes([int(piece[3:5], 16)])  # <0x41>
         return piece.replace(SPACE_MARK, " ").encode()
-
-
-EXAMPLE_PARTS = (
-    *("the quick brown fox ", "seven", "1 5 9 #", "def f(x):\n", "    return x", "::\n\n"),
-    *("\t", "  ", " ", "\r\n", "\0", SPACE_MARK, "\u2585", "<s></s><unk><0x41>"),
-    *("na\u00efve ", "\u043c\u0438\u0440", "\u65e5\u672c\u8a9e", "\u0645\u0631\u062d\u0628\u0627", "\u202e"),
-    *("\U0001f642", "\U0001f469\u200d\U0001f680", "e\u0301"),
-)
