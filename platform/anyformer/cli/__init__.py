@@ -51,14 +51,25 @@ def _generate(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=["tokenizers", "tasks", "objectives", "experiments", "evaluations"])
+    parser.add_argument("kind", choices=["tokenizers", "tasks", "objectives", "models", "experiments", "evaluations"])
     parser.add_argument("--json", action="store_true", help="one JSON array on stdout")
 
 
 def _check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=["tokenizer", "task"])
-    parser.add_argument("name")
+    parser.add_argument("kind", choices=["tokenizer", "task", "weights"])
+    parser.add_argument("name", help="of the tokenizer or task; for weights, a directory with inputs and outputs")
     parser.add_argument("--config", metavar="FILE", help="an experiment whose settings for it are used")
+
+
+def _convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="a directory of published weights, a hub id, or a checkpoint")
+    parser.add_argument("target", metavar="DST", help="a new directory")
+    parser.add_argument("--family", help="the published layout to write; by default where the model came from")
+
+
+def _diff(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", metavar="MODEL", help="a name of `anyformer list models`, or a YAML file")
+    parser.add_argument("others", metavar="MODEL", nargs="+", help="each is compared with the one before it")
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:
@@ -81,8 +92,10 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("score a checkpoint on the tasks of a configuration; writes a report", "evaluate", _evaluate),
     "compare": Command("two reports side by side, with intervals and a paired test", "compare", _compare),
     "generate": Command("let a checkpoint speak: text from text, image, audio", "generate", _generate),
-    "list": Command("what is installed: tokenizers, tasks, objectives, experiments, evaluations", "listing", _list),
-    "check": Command("hold a tokenizer or task to its contract", "check", _check),
+    "list": Command("what there is: tokenizers, tasks, objectives, models, experiments, evaluations", "listing", _list),
+    "diff": Command("two or more architectures, switch by switch", "diff", _diff),
+    "convert": Command("published weights into a checkpoint, or the other way round", "convert", _convert),
+    "check": Command("hold a tokenizer or task to its contract, imported weights to their reference", "check", _check),
     "doctor": Command("versions, devices, plugins: what is broken and how to mend it", "doctor", lambda p: None),
 }  # fmt: skip
 
