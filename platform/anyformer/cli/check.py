@@ -1,18 +1,35 @@
-"""`anyformer check`: a tokenizer or task against its contract."""
+"""`anyformer check`: a tokenizer or task against its contract, imported weights against their reference."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from anyformer.cli.experiment import read
 from anyformer.errors import unknown
 from anyformer.registry import tasks, tokenizers
-from anyformer.testing import check_task, check_tokenizer
-from anyformer.training.data import MIXING
 
 
 def run(arguments: argparse.Namespace) -> int:
+    return _weights(arguments.name) if arguments.kind == "weights" else _plugin(arguments)
+
+
+def _weights(directory: str) -> int:
+    """One line an output; 1 if any is further off than allowed."""
+    from anyformer.weights.parity import check_weights
+
+    found = check_weights(directory)
+    width = max((len(one.name) for one in found), default=0)
+    for one in found:
+        verdict = "ok" if one.holds else "TOO FAR"
+        print(f"{one.name:<{width}}  {one.difference:9.2e}  allowed {one.allowed:9.2e}  {verdict}")
+    bad = [one.name for one in found if not one.holds]
+    print(f"{len(found) - len(bad)} of {len(found)} outputs agree" + (f"; not: {', '.join(bad)}" if bad else ""))
+    return 1 if bad or not found else 0
+
+
+def _plugin(arguments: argparse.Namespace) -> int:
+    from anyformer.testing import check_task, check_tokenizer
+
     registry = tokenizers if arguments.kind == "tokenizer" else tasks
     settings = _settings(arguments.config, registry.kind + "s", arguments.name) if arguments.config else {}
     kind = settings.pop("type", arguments.name)
@@ -27,6 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _settings(config: str, section: str, name: str) -> dict:
     """An experiment's settings of the plugin itself, without what the mixture reads."""
+    from anyformer.cli.experiment import read
+    from anyformer.training.data import MIXING
+
     entries = read(Path(config)).data.get(section) or {}
     if name not in entries:
         raise unknown(f"entry of {section} in {config}:", name, entries)

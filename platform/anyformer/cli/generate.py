@@ -6,13 +6,11 @@ import argparse
 import sys
 import time
 
-import torch
-
 from anyformer.batch import Example
 from anyformer.checkpoint import load
 from anyformer.errors import ConfigError, unknown
 from anyformer.model import Model, Sampling
-from anyformer.tokens import Stream, Tokens
+from anyformer.tokens import Stream, StreamSpec, Tokens
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -43,14 +41,17 @@ def prompt(model: Model, arguments: argparse.Namespace) -> Example:
     if arguments.prompt is not None:
         if "text" not in model.tokenizers:
             raise unknown("tokenizer", "text", model.tokenizers)
-        given.append(_open(model.tokenizers["text"].encode(arguments.prompt)))
+        text = model.tokenizers["text"]
+        given.append(_open(text.encode(arguments.prompt), text.streams[0]))
     if not given:
         raise ConfigError("Nothing to go on: give --prompt TEXT or --input TOKENIZER=VALUE.")
     return Example(Tokens.laid_end_to_end(given), {}, prefix)
 
 
-def _open(tokens: Tokens) -> Tokens:
-    """A text without its closing token, so that it can be continued."""
-    (name, stream), keep = next(iter(tokens.streams.items())), tokens.length - 1
-    values = stream.values[:keep]
-    return Tokens({name: Stream.whole(values)}, keep, torch.arange(keep)[:, None])
+def _open(tokens: Tokens, spec: StreamSpec) -> Tokens:
+    """A text without the token that would close it, so that it can be continued."""
+    stream = tokens.streams[spec.name]
+    if int(stream.values[-1]) != spec.end:
+        return tokens
+    keep = tokens.length - 1
+    return Tokens({spec.name: Stream.whole(stream.values[:keep])}, keep, tokens.positions[:keep])
