@@ -169,7 +169,7 @@ def test_values_and_scores_are_those_of_transformers(seed):
     for number, (stopping, penalty, beams, end) in enumerate(EVERY_SETTING[seed::SEEDS]):
         kind = list(KINDS)[(seed + number) % len(KINDS)]
         model, prompts = made(kind, seed), prompts_of(kind, seed)
-        settings = Beams(beams, 8, returns=beams, length_penalty=penalty, stopping=stopping)
+        settings = Beams(beams, 7, returns=beams, length_penalty=penalty, stopping=stopping)
         same(ours(model, prompts, settings, end), theirs(model, prompts, settings, end))
 
 
@@ -200,7 +200,7 @@ def test_ties_fall_as_they_do_in_transformers(kind, end):
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_beam_is_greedy_search(kind):
     """With every stopping rule and penalty, and with a prompt that is read in both directions."""
-    for seed in range(4):
+    for seed in range(2):
         model, prompts = made(kind, seed), prompts_of(kind, seed, count=4)
         if kind != "recurrent":
             prompts = [replace(prompt, prefix=prompt.tokens.length) for prompt in prompts]

@@ -288,6 +288,15 @@ def test_a_small_twin_of_given_vectors_takes_small_vectors():
     assert small.streams["v"].features == small.backbone.embed_width < 90 and Model.of(small)
 
 
+def test_a_small_twin_is_made_of_unusual_settings_too():
+    """Heads that divide no toy's width, and a table that is explicitly not there."""
+    odd = Architecture(backbone={"dim": 9, "heads": 3, "positions": {"type": "sinusoidal", "size": None}}, streams=TEXT)
+    assert Model.of(reduced(odd)).architecture.backbone.positions == {"type": "sinusoidal", "size": None}
+
+
+TEXT = {"text": {"vocab_size": 5}}
+
+
 RELATIONS = (
     lambda config: (config.key_heads == 1, config.key_heads == config.heads) if config.heads > 1 else None,
     lambda config: config.head_width * config.heads == config.dim,

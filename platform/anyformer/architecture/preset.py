@@ -125,7 +125,7 @@ def _small_stack(config: StackConfig) -> StackConfig:
             config, dim=NARROW, hidden=WIDTH // 2, align=min(config.align, 12), maxout=min(config.maxout, 10),
             memory_dim=None,
         )  # fmt: skip
-    heads, experts = min(config.heads, 4), min(config.experts, 4)
+    heads, experts = config.heads if config.heads < 3 else 4, min(config.experts, 4)
     cycle = config.window if isinstance(config.window, tuple) else (config.window,)
     windows = tuple(None if window is None else min(window, 4) for window in cycle)
     return replace(
@@ -137,7 +137,7 @@ def _small_stack(config: StackConfig) -> StackConfig:
         embed_dim=None if config.embed_dim is None else WIDTH if config.embed_dim == config.dim else NARROW,
         window=windows if isinstance(config.window, tuple) else windows[0],
         kernel=min(config.kernel, 4 + config.kernel % 2),
-        positions={key: min(value, TABLES[key]) if key in TABLES else value for key, value in config.positions.items()},
+        positions={k: min(v, TABLES[k]) if v and k in TABLES else v for k, v in config.positions.items()},
     )  # fmt: skip
 
 

@@ -166,13 +166,15 @@ class BackboneConfig(Settings):
 class HeadConfig(Settings):
     """How a stream is read from hidden states: [dense, activation, norm], then one linear map, then squash.
 
-    tie: share the table of the stream's own embedder, or of the one named. bias: of the linear map. dense: width of
+    tie: share the table of the stream's own embedder, or of the one named. bias: of the linear map. offset: a vector
+    added to the answer that is kept with the weights but not trained (BART, Marian). dense: width of
     a layer before it, with its activation and, if `norm`, a norm. scaled: hidden states are first multiplied by
     dim**-0.5 (T5). squash: an activation of the answer.
     """
 
     tie: bool | str = False
     bias: bool = False
+    offset: bool = False
     dense: int | None = None
     activation: str | None = None
     norm: bool = False

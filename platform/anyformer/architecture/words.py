@@ -304,6 +304,7 @@ HEAD: dict[str, Phrase] = {
     "norm_eps": lambda value, config: None,  # said with the norm
     "tie": _table,
     "bias": _words({False: None, True: "a bias"}),
+    "offset": _words({False: None, True: "a fixed offset"}),
     "squash": _words({None: None, **ACTIVATIONS}),
 }
 """From a hidden state to what is predicted, in the order in which it happens."""

@@ -25,13 +25,16 @@ class Head(nn.Module):
         self.norm = nn.LayerNorm(inner, eps=config.norm_eps) if config.norm else nn.Identity()
         self.weight = nn.Parameter(torch.empty(width, inner))
         self.bias = nn.Parameter(torch.zeros(width)) if config.bias else None
+        self.offset: Tensor | None
+        self.register_buffer("offset", torch.zeros(width) if config.offset else None)
         self.squash = activation_named(config.squash) if config.squash else nn.Identity()
         nn.init.normal_(self.weight, std=std or inner**-0.5)
 
     def forward(self, hidden: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows width"]:
         x = hidden if self.factor == 1 else hidden * self.factor
         x = self.norm(self.activation(self.dense(x)))
-        return self.squash(F.linear(x, self.weight, self.bias))
+        said = F.linear(x, self.weight, self.bias)
+        return self.squash(said if self.offset is None else said + self.offset)
 
     def tie(self, name: str, embedder: nn.Module) -> None:
         """Share an embedder's table (arXiv:1608.05859)."""

@@ -108,7 +108,7 @@ def _difference(name: str, ours: Tensor, theirs: Tensor, where: Tensor) -> Compa
     a, b = ours[where].double(), theirs[where].double()
     if a.shape != b.shape or not b.numel() or not a.isfinite().all():
         return Comparison(name, math.inf, 0.0)
-    scale = max(1.0, float(b.abs().max()))
+    scale = max(1e-2, float(b.abs().max()))
     return Comparison(name, float((a - b).abs().max()), max(min(CEILING, TOLERANCE * scale), ROUNDING * scale))
 
 
