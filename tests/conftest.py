@@ -9,6 +9,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "toys"))  # tests and the processes they start share it
+sys.path.insert(0, str(Path(__file__).parent))  # the packages `references` and `parity`
 hypothesis.settings.register_profile("suite", deadline=None)  # timing never fails a test
 hypothesis.settings.load_profile("suite")
 torch.set_num_threads(1)  # tests run side by side; threads would only take turns
