@@ -125,7 +125,7 @@ def test_every_setting_of_a_stream_is_told(field, value):
     ("field", "value"),
     [
         *(("tie", True), ("tie", "y"), ("bias", True), ("dense", 9), ("activation", "relu"), ("norm", False)),
-        *(("norm_eps", 1e-7), ("scaled", True), ("squash", "tanh")),
+        *(("norm_eps", 1e-7), ("scaled", True), ("squash", "tanh"), ("offset", True)),
     ],
 )
 def test_every_setting_of_a_head_is_told(field, value):
