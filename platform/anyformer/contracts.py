@@ -153,6 +153,11 @@ class Objective(Configured, ABC):
     def predicts(self, specs: Mapping[str, Sequence[StreamSpec]]) -> list[str]:
         """Names of the streams that need a head, given each field's streams; ConfigError if none fits."""
 
+    def ready(self, specs: Mapping[str, Sequence[StreamSpec]]) -> Objective:
+        """The objective for fields of these streams, before anything is prepared; ConfigError if one lacks a value that
+        it needs, such as a mask. By default nothing is needed."""
+        return self
+
     @abstractmethod
     def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
         """One example from a sample's fields, in the task's order. Every random choice comes from `rng`.
@@ -223,6 +228,7 @@ def prepare(
     """One sample of a task as an example; an unusable sample is an error that names it."""
     try:
         tokens = encode_fields(task.fields, tokenizers, sample.values)
-        return replace(task.objective.prepare(tokens, rng), task=name, key=sample.id)
+        objective = task.objective.ready({field: tokenizers[kind].streams for field, kind in task.fields.items()})
+        return replace(objective.prepare(tokens, rng), task=name, key=sample.id)
     except SampleError as error:
         raise type(error)(f"Task {name!r}, sample {sample.id!r}: {error}") from error

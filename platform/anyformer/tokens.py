@@ -7,8 +7,8 @@ Axis names, the same in every file: `tokens` (slots of a flat, packed axis), `va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -29,7 +29,8 @@ class StreamSpec:
     Exactly one of `vocab_size` (discrete values) and `features` (continuous rows) is set.
     `slots(m)` is the number of slots that an item of m values fills. `end` is the value that closes a
     generated run. `overlay`: it shares the slots of another stream, and its embeddings are added there.
-    `input`: False for a stream that is only predicted (a label).
+    `input`: False for a stream that is only predicted (a label). `special`: values with a role of their own, by role:
+    "mask", "start", "separator", "class", "pad", "sentinel_0", "sentinel_1", …
     `embedder` and `head` are `dim -> nn.Module` factories for anything richer than a table or a linear map: an
     embedder is called as `embedder(values, items) -> [slots, dim]`, a head as
     `head(hidden) -> [rows, vocab or features]`. Factories must pickle (a class, or `functools.partial`).
@@ -42,6 +43,7 @@ class StreamSpec:
     end: int | None = None
     overlay: bool = False
     input: bool = True
+    special: Mapping[str, int] = field(default_factory=dict)
     slots: Callable[[int], int] = one_to_one
     embedder: Callable[[int], nn.Module] | None = None
     head: Callable[[int], nn.Module] | None = None

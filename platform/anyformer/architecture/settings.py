@@ -27,9 +27,13 @@ class Settings:
         if not isinstance(data, Mapping):
             raise ConfigError(f"A {where} is a mapping of settings; got {data!r}.")
         known = {f.name: f for f in fields(cls)}  # ty: ignore[invalid-argument-type]
-        for key in data:
+        for key, value in data.items():
             if key not in known:
                 raise ConfigError(f"A {where} has no setting {key!r}.{nearest(key, known)}")
+            if isinstance(value, str) and str(known[key].type).startswith(("int", "float")):
+                raise ConfigError(
+                    f"{key}={value!r} in a {where} is text; expected a number (YAML reads 1e-5 as text: 1.0e-5)."
+                )
         try:
             return cls(**data)
         except TypeError as error:
