@@ -19,7 +19,7 @@ END = 1
 SIZE = {"dim": 16, "heads": 4, "depth": 1, "hidden": 16}
 ACROSS = ["attention", "cross_attention", "feed_forward"]
 KINDS = {
-    "rotary, grouped": {"backbone": {**SIZE, "kv_heads": 1, "norm": "rms"}},
+    "rotary, grouped": {"backbone": {**SIZE, "depth": 2, "kv_heads": 1, "norm": "rms"}},
     "learned, windowed": {"backbone": {**SIZE, "positions": {"type": "learned", "size": 64}, "window": 4}},
     "translator": {"backbone": {**SIZE, "recipe": ACROSS}, "encoder": {**SIZE, "causal": False}},
     "recurrent": {

@@ -25,7 +25,7 @@ _PUBLIC = {
     "anyformer.registry": ["register_objective", "register_task", "register_tokenizer"],
     "anyformer.architecture": ["Architecture", "BackboneConfig", "HeadConfig", "StreamConfig"],
     "anyformer.backbone": ["Backbone"],
-    "anyformer.model": ["GREEDY", "ForwardPass", "Model", "Sampling", "Session"],
+    "anyformer.model": ["GREEDY", "Beams", "ForwardPass", "Hypothesis", "Model", "Sampling", "Session"],
     "anyformer.checkpoint": ["load", "save"],
     "anyformer.weights": ["from_pretrained", "to_pretrained"],
     "anyformer.objectives": ["NextToken", "Prefix", "ReturnConditioned"],
@@ -38,6 +38,10 @@ _PUBLIC = {
         "TimeBudget",
     ],
     "anyformer.evaluation": ["Report", "compare", "evaluate"],
+    "anyformer.inspection": [
+        *("ablate_heads", "attention_maps", "feed_forward_keys", "head_importance", "logit_lens", "look_inside"),
+        "memories",
+    ],
     "anyformer.testing": ["check_task", "check_tokenizer"],
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -84,7 +84,7 @@ class Mask:
         queries, keys, prefix = self.queries[document], self.keys[document], self.prefix[document]
         query = torch.arange(keys - queries, keys)[:, None]
         key = torch.arange(keys)[None, :]
-        seen = key < prefix
+        seen = (key < prefix).expand(queries, keys)
         if self.autoregressive:
             seen = seen | (key <= query)
         return seen if self.window is None else seen & ((query - key).abs() < self.window)

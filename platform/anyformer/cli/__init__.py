@@ -67,6 +67,19 @@ def _convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", help="the published layout to write; by default where the model came from")
 
 
+def _inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", metavar="DIR", help="a checkpoint directory")
+    parser.add_argument("--model", metavar="NAME_OR_DIR", help="or an architecture, or published weights")
+    parser.add_argument("--prompt", metavar="TEXT", help="text to read")
+    parser.add_argument("--answer", metavar="TEXT", help="what a decoder reads, the prompt being its source")
+    parser.add_argument("--input", action="append", default=[], metavar="TOKENIZER=VALUE", help="more to read")
+    parser.add_argument("--image", metavar="FILE", help="the same as --input image=FILE")
+    parser.add_argument("--audio", metavar="FILE", help="the same as --input audio=FILE")
+    parser.add_argument("--stream", metavar="NAME", help="the predicted stream in whose words layers are read")
+    parser.add_argument("--quick", action="store_true", help="without what each head matters: a pass a head")
+    parser.add_argument("--out", default="inspection.html", metavar="FILE", help="the page (default inspection.html)")
+
+
 def _diff(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="MODEL", help="a name of `anyformer list models`, or a YAML file")
     parser.add_argument("others", metavar="MODEL", nargs="+", help="each is compared with the one before it")
@@ -94,6 +107,7 @@ COMMANDS: dict[str, Command] = {
     "generate": Command("let a checkpoint speak: text from text, image, audio", "generate", _generate),
     "list": Command("what there is: tokenizers, tasks, objectives, models, experiments, evaluations", "listing", _list),
     "diff": Command("two or more architectures, switch by switch", "diff", _diff),
+    "inspect": Command("look inside: attention, memories, logit lens, heads, as one page", "inspect", _inspect),
     "convert": Command("published weights into a checkpoint, or the other way round", "convert", _convert),
     "check": Command("hold a tokenizer or task to its contract, imported weights to their reference", "check", _check),
     "doctor": Command("versions, devices, plugins: what is broken and how to mend it", "doctor", lambda p: None),

@@ -18,7 +18,7 @@ from torch import Tensor
 from anyformer.batch import Example
 from anyformer.errors import ConfigError, SampleError, unknown
 from anyformer.model.network import Network
-from anyformer.model.session import Session
+from anyformer.model.session import begun
 from anyformer.tokens import Tokens
 
 STOPPING = ("heuristic", "first", "never")
@@ -100,7 +100,8 @@ def search(
         raise SampleError("A prompt is empty; expected at least one token to go on from.")
     if not prompts:
         return []
-    session = _begun(network, prompts, settings.beams)
+    session = begun(network, prompts)
+    session.select([prompt for prompt in range(len(prompts)) for _ in range(settings.beams)])  # beams side by side
     searches = [Search(settings, end, int(prompt.tokens.positions.max()) + 1) for prompt in prompts]
     going = searches
     while going:
@@ -110,17 +111,6 @@ def search(
             session.select(rows)
             session.append([_tokens(stream, run.values[-1:], one.position) for one in going for run in one.live])
     return [one.hypotheses(stream) for one in searches]
-
-
-def _begun(network: Network, prompts: Sequence[Example], beams: int) -> Session:
-    """Every prompt and its source read once, then repeated: `beams` sequences of each, side by side."""
-    sources = [prompt.source for prompt in prompts if prompt.source is not None]
-    if sources and len(sources) < len(prompts):
-        raise SampleError(f"{len(sources)} of {len(prompts)} prompts have a source; expected all or none.")
-    session = Session(network, len(prompts), source=sources or None)
-    session.append([prompt.tokens for prompt in prompts], [prompt.prefix for prompt in prompts])
-    session.select([prompt for prompt in range(len(prompts)) for _ in range(beams)])
-    return session
 
 
 def _advance(going: Sequence[Search], nats: Float32[Tensor, "rows vocab"]) -> list[int]:

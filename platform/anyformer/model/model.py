@@ -17,7 +17,7 @@ from anyformer.contracts import Sample, Task, Tokenizer, prepare
 from anyformer.errors import ConfigError, SampleError, TokenizerError, unknown
 from anyformer.model.beam import Beams, Hypothesis, search
 from anyformer.model.network import Network
-from anyformer.model.session import GREEDY, Sampling, Session
+from anyformer.model.session import GREEDY, Sampling, Session, begun
 from anyformer.tokens import Stream, StreamSpec, Tokens
 
 
@@ -110,9 +110,7 @@ class Model(Network):
             raise SampleError("A prompt is empty; expected at least one token to go on from.")
         if not prompts:
             return []
-        sources = [prompt.source for prompt in prompts if prompt.source is not None]
-        session = self.session(len(prompts), sampling.seed, sources or None)
-        session.append([prompt.tokens for prompt in prompts], [prompt.prefix for prompt in prompts])
+        session = begun(self, prompts, sampling.seed)
         at = [_next_position(prompt.tokens) for prompt in prompts]
         said: list[list[int]] = [[] for _ in prompts]
         going = [True] * len(prompts)

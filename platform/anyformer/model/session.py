@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from anyformer.batch import Example, pack
-from anyformer.errors import ConfigError
+from anyformer.errors import ConfigError, SampleError
 from anyformer.model.network import Network
 from anyformer.tokens import Tokens
 
@@ -65,7 +65,8 @@ class Session:
         self.network = network
         self.cache = network.backbone.new_cache(count)
         self.memory = None if source is None else network.encode(pack(source).to(network.device))
-        self.last = torch.zeros(count, network.backbone.config.width, device=network.device)
+        like = next(network.parameters())
+        self.last = like.new_zeros(count, network.backbone.config.width)
         self.generator = torch.Generator(device=network.device).manual_seed(seed)
 
     @property
@@ -114,3 +115,13 @@ class Session:
         if not self.network.specs[stream].is_discrete:
             return said
         return sampling.choose(said, self.generator)
+
+
+def begun(network: Network, prompts: Sequence[Example], seed: int = 0) -> Session:
+    """A session that has read every prompt, and its source where they have one."""
+    sources = [prompt.source for prompt in prompts if prompt.source is not None]
+    if sources and len(sources) < len(prompts):
+        raise SampleError(f"{len(sources)} of {len(prompts)} prompts have a source; expected all or none.")
+    session = Session(network, len(prompts), seed, sources or None)
+    session.append([prompt.tokens for prompt in prompts], [prompt.prefix for prompt in prompts])
+    return session

@@ -68,6 +68,7 @@ class Experts(nn.Module):
     def forward(self, x: Float[Tensor, "tokens dim"], context: Context) -> Float[Tensor, "tokens dim"]:
         logits = self.router(x).float()
         best, chosen = logits.topk(self.top_k, dim=-1)
+        context.see("feed_forward.experts", self.layer, chosen)
         weights = best.softmax(-1).to(x.dtype)
         mixed = torch.zeros_like(x)
         for index, expert in enumerate(self.experts):

@@ -21,6 +21,7 @@ from torch import Tensor
 from anyformer.batch import Batch
 from anyformer.errors import WeightsError
 from anyformer.model import Beams, Model
+from anyformer.model.session import begun
 from anyformer.tokens import Stream, Tokens
 from anyformer.weights import files
 from anyformer.weights.fixture import Facts, Reading, padded, prompts, read
@@ -186,8 +187,7 @@ def _final_state(model: Model, forward: Pass, outputs: dict) -> Iterator[Compari
     """What a recurrent decoder's cache holds when everything has been read."""
     if "final_state" in outputs:
         examples = forward.reading.examples
-        session = model.session(len(examples), source=[e.source for e in examples if e.source is not None])
-        session.append([example.tokens for example in examples])
+        session = begun(model, examples)
         ours, theirs = getattr(session.cache, "state", torch.empty(0))[:, None], outputs["final_state"][:, None]
         yield _difference("final_state", ours, theirs, torch.ones(theirs.shape[:2], dtype=torch.bool))
 
@@ -266,9 +266,7 @@ def _generations(model: Model, path: Path, inputs: dict, outputs: dict, facts: F
 
 def _greedy(model: Model, given: list, new: int) -> tuple[Tensor, Tensor]:
     """int64[prompts, new] likeliest ids one by one, and the logits they were chosen by."""
-    sources = [prompt.source for prompt in given if prompt.source is not None]
-    session = model.session(len(given), source=sources or None)
-    session.append([prompt.tokens for prompt in given])
+    session = begun(model, given)
     at = [int(prompt.tokens.positions.max()) + 1 for prompt in given]
     logits = []
     for step in range(new):
