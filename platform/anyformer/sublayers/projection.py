@@ -9,8 +9,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-EVERY_ROW = slice(None)
-
 
 class Projection(nn.Module):
     """Parts by name and size, computed in one call; only those in `biased` have a bias (Whisper's keys have none)."""
@@ -26,11 +24,14 @@ class Projection(nn.Module):
         self.register_buffer("biased", torch.tensor(rows) if some else None, persistent=False)
         nn.init.normal_(self.weight, std=dim**-0.5)
 
-    def forward(self, x: Float[Tensor, "tokens dim"], rows: slice = EVERY_ROW) -> Float[Tensor, "tokens rows"]:
-        bias = self.bias
+    def forward(self, x: Float[Tensor, "tokens dim"], rows: slice | None = None) -> Float[Tensor, "tokens rows"]:
+        """rows: only these outputs."""
+        weight, bias = self.weight, self.bias
         if bias is not None and self.biased is not None:
-            bias = bias.new_zeros(len(self.weight)).index_copy(0, self.biased, bias)
-        return F.linear(x, self.weight[rows], None if bias is None else bias[rows])
+            bias = bias.new_zeros(len(weight)).index_copy(0, self.biased, bias)
+        if rows is not None:  # else no slice: its backward would copy the whole gradient
+            weight, bias = weight[rows], None if bias is None else bias[rows]
+        return F.linear(x, weight, bias)
 
 
 def _rows(sizes: dict[str, int], biased: Collection[str]) -> Iterator[int]:
