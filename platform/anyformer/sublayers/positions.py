@@ -168,22 +168,30 @@ class Rotary(PositionScheme):
         frequencies = 1.0 / base ** (torch.arange(half, dtype=torch.float32) / half)
         self.register_buffer("frequencies", scaled(frequencies, scaling), persistent=False)
         self.register_buffer("axis", torch.arange(half) % (config.rank or 1), persistent=False)
-        self.on, self.turn = on, _turn_halves if layout == "halves" else _turn_neighbours
+        self.on, self.halves = on, layout == "halves"
 
     def place(self, positions, keys, mask):
         angles = positions[:, self.axis] * self.frequencies
-        cos, sin, turn = angles.cos()[:, None], angles.sin()[:, None], self.turn
-        return Placement(rotate=lambda x: turn(x, cos.to(x.dtype), sin.to(x.dtype)), rotates_input=self.on == "input")
+        cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+        if self.halves:
+            cos, sin, swap = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1), _swap_halves
+        else:
+            cos, sin, swap = _in_pairs(cos, cos), _in_pairs(-sin, sin), _swap_neighbours
+        return Placement(
+            rotate=lambda x: x * cos.to(x.dtype) + swap(x) * sin.to(x.dtype), rotates_input=self.on == "input"
+        )
 
 
-def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    swapped = x.roll(x.shape[-1] // 2, dims=-1)
-    return x * torch.cat((cos, cos), -1) + swapped * torch.cat((-sin, sin), -1)
+def _swap_halves(x: Float[Tensor, "tokens heads head_dim"]) -> Float[Tensor, "tokens heads head_dim"]:
+    return x.roll(x.shape[-1] // 2, dims=-1)
 
 
-def _turn_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
+def _swap_neighbours(x: Float[Tensor, "tokens heads head_dim"]) -> Float[Tensor, "tokens heads head_dim"]:
+    return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+
+
+def _in_pairs(first: Tensor, second: Tensor) -> Tensor:
+    return torch.stack((first, second), -1).flatten(-2)
 
 
 def scaled(frequencies: Float[Tensor, " half"], scaling: dict[str, Any] | None) -> Float[Tensor, " half"]:
