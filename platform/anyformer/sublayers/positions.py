@@ -194,6 +194,9 @@ def _in_pairs(first: Tensor, second: Tensor) -> Tensor:
     return torch.stack((first, second), -1).flatten(-2)
 
 
+SCALINGS = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original")}
+
+
 def scaled(frequencies: Float[Tensor, " half"], scaling: dict[str, Any] | None) -> Float[Tensor, " half"]:
     """Frequencies for longer contexts than were trained on.
 
@@ -204,15 +207,19 @@ def scaled(frequencies: Float[Tensor, " half"], scaling: dict[str, Any] | None) 
     if scaling is None:
         return frequencies
     settings = dict(scaling)
-    kind, factor = settings.pop("type", None), settings.pop("factor", 1.0)
-    if kind == "linear" and not settings:
+    kind = settings.pop("type", None)
+    if kind not in SCALINGS:
+        raise unknown("rotary scaling", str(kind), SCALINGS)
+    for name in settings:
+        if name not in SCALINGS[kind]:
+            raise unknown(f"setting of rotary scaling {kind!r}:", name, SCALINGS[kind])
+    missing = [name for name in SCALINGS[kind] if name not in settings]
+    if missing:
+        raise ConfigError(f"Rotary scaling of type {kind} needs {', '.join(missing)}; got {sorted(scaling)}.")
+    factor = settings["factor"]
+    if kind == "linear":
         return frequencies / factor
-    if kind != "llama3":
-        raise ConfigError(f"Rotary scaling {scaling}; expected type linear (with factor) or llama3.")
-    try:
-        low, high, original = (settings[name] for name in ("low_freq_factor", "high_freq_factor", "original"))
-    except KeyError as error:
-        raise ConfigError(f"Rotary scaling of type llama3 needs {error}; got {sorted(scaling)}.") from error
+    low, high, original = (settings[name] for name in ("low_freq_factor", "high_freq_factor", "original"))
     waves = 2 * math.pi / frequencies
     blend = ((original / waves - low) / (high - low)).clamp(0, 1)
     return frequencies * blend + frequencies / factor * (1 - blend)
