@@ -180,6 +180,7 @@ BLIND = [
     Mask((2, 3), (0, 4), (0, 4), autoregressive=False),
     Mask((4, 3, 0, 1), (4, 3, 2, 0), (2, 0, 2, 0), 1, autoregressive=False),
     Mask((5,), (9,), (3,), 2, autoregressive=False),
+    Mask((2, 1), (0, 0), (0, 0), autoregressive=False),
 ]
 """Documents whose queries, all or some, see nothing."""
 

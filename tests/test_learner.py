@@ -17,6 +17,7 @@ from toys import Dots
 
 import anyformer as af
 from anyformer.errors import ConfigError, NonFiniteError
+from anyformer.model import ForwardPass
 from anyformer.training.data import Preparation
 from anyformer.training.mixture import Reference
 from anyformer.training.schedules import make_schedule
@@ -254,7 +255,7 @@ def _loader(folder):
 
 
 def test_a_learner_needs_a_mixture_and_one_source_of_its_model(tmp_path):
-    with pytest.raises(ConfigError, match="either backbone settings or an existing model"):
+    with pytest.raises(ConfigError, match="either backbone settings or a preset, or an existing model"):
         af.Learner()
     with pytest.raises(ConfigError, match="trains on a Mixture"):
         runs.trainer(tmp_path, 1).fit(runs.learner(), train_dataloaders=[1])

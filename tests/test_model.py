@@ -143,9 +143,7 @@ def test_added_positions_stand_before_the_first_block():
 def test_the_entry_adds_normalises_shifts_and_widens():
     """In this order: positions, norm, constant, linear map; each is there only if its setting says so."""
     settings_ = {"embed_dim": 6, "embed_norm": True, "embed_shift": True, "norm_eps": 0.1}
-    backbone = Backbone(
-        BackboneConfig(4, 1, depth=0, positions={"type": "sinusoidal"}, final_norm=False, **settings_)
-    )
+    backbone = Backbone(BackboneConfig(4, 1, depth=0, positions={"type": "sinusoidal"}, final_norm=False, **settings_))
     torch.manual_seed(0)
     for parameter in backbone.parameters():
         nn.init.normal_(parameter)

@@ -89,7 +89,6 @@ CONSTANT = {
 
 BLIND = {
     "marian": r"layers\.0\.self_attn_layer_norm",  # reads sinusoids, which are never small
-    "whisper": r"encoder\.",  # the same
 }
 """Norms whose epsilon does not show."""
 

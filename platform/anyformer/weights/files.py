@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from anyformer.errors import WeightsError
 
+CONFIG = "config.json"
 SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
@@ -36,27 +38,35 @@ def directory_of(source: str | Path) -> Path:
         wanted = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "pytorch_model*.bin"]
         return Path(snapshot_download(str(source), allow_patterns=wanted))
     except Exception as error:  # the hub's own errors have no common base that says less
+        first = str(error).partition("\n")[0].rstrip(".")
         raise WeightsError(
-            f"{source}: no such directory, and the hub gave none ({type(error).__name__}: {error})."
+            f"{source}: no such directory, and the hub gave none ({type(error).__name__}: {first})."
         ) from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """config.json of a directory."""
-    file = path / "config.json"
+    file = path / CONFIG
     if not file.is_file():
-        raise WeightsError(f"{path}: has no config.json; expected one beside the weights, or give `config`.")
+        raise WeightsError(f"{path}: has no {CONFIG}; expected one beside the weights, or give `config`.")
+    return _json(file)
+
+
+def _json(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{file}: is not JSON ({error}).") from error
-    if not isinstance(config, dict):
-        raise WeightsError(f"{file}: expected an object of settings, got {type(config).__name__}.")
-    return config
+    if not isinstance(content, dict):
+        raise WeightsError(f"{file}: expected a JSON object, got {type(content).__name__}.")
+    return content
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a directory (safetensors before .bin, whole or in shards) or of one file."""
+    """Every tensor of a directory (safetensors before .bin, whole or in shards) or of one file.
+
+    Where the file's format allows it, they stay on disk until they are read.
+    """
     if path.is_file():
         return _read(path)
     for whole, index in ((SAFE, SAFE_INDEX), (PICKLED, PICKLED_INDEX)):
@@ -68,10 +78,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_shards(path: Path, index: Path) -> dict[str, Tensor]:
-    try:
-        where: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise WeightsError(f"{index}: is no index of shards; expected a `weight_map`.") from error
+    where = _json(index).get("weight_map")
+    if not isinstance(where, dict) or not all(isinstance(shard, str) for shard in where.values()):
+        raise WeightsError(f"{index}: is no index of shards; expected a `weight_map` from tensors to files.")
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(where.values())):
         if Path(shard).name != shard or not (path / shard).is_file():
@@ -90,9 +99,10 @@ def _read(file: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError, ValueError) as error:
             raise WeightsError(f"{file}: is not a readable safetensors file ({error}). Download it again.") from error
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # a pickle may fail in any way; nothing of it has run
-        raise WeightsError(f"{file}: cannot be read as plain tensors ({type(error).__name__}: {error}).") from error
+        first = str(error).partition("\n")[0].rstrip(".")
+        raise WeightsError(f"{file}: cannot be read as plain tensors ({type(error).__name__}: {first}).") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(isinstance(x, Tensor) for x in loaded.values()):
@@ -102,7 +112,14 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 def write(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """config.json and model.safetensors, as `save_pretrained` writes them."""
-    path.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    (path / "config.json").write_text(text, encoding="utf-8")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path / SAFE, metadata={"format": "pt"})
+    if (path / "manifest.json").exists():
+        raise WeightsError(f"{path}: is a checkpoint, which would be spoilt. Choose a new directory.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        (path / CONFIG).write_text(text, encoding="utf-8")
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(whole, path / f".{SAFE}", metadata={"format": "pt"})  # what it replaces may still be read from
+        (path / f".{SAFE}").replace(path / SAFE)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: cannot be written ({error}). Choose another directory.") from error

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from anyformer.architecture import Architecture, HeadConfig
+from anyformer.architecture import Architecture, HeadConfig, StreamConfig
 from anyformer.contracts import Tokenizer
-from anyformer.errors import WeightsError
+from anyformer.errors import AnyformerError, WeightsError
 from anyformer.model import Model
 from anyformer.registry import tokenizers as registry
-from anyformer.sublayers import Projection
 from anyformer.weights import files
-from anyformer.weights.shape import Entry
 from anyformer.weights.table import Table, table_for, table_named
+from anyformer.weights.transfer import fill, scatter
 from anyformer.weights.translate import architecture_of, config_of, heads_of
+
+TOKENIZER_FILES = (
+    {"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"vocab.txt"}, {"spiece.model"}, {"tokenizer.model"},
+    {"sentencepiece.bpe.model"}, {"source.spm", "target.spm", "vocab.json"},
+)  # fmt: skip
+"""Any of these, and a directory has a text tokenizer. (vocab.json alone is a list of letters, of speech models.)"""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a published directory holds that a model does not: its config, and tensors that no forward reads.
-    Written back on export, so that a round trip loses nothing."""
+    """What a published directory holds that a model does not: its config, sizes that only its tensors told, and
+    tensors that no forward reads. Written back on export, so that a round trip loses nothing."""
 
     table: str
     config: dict[str, Any]
+    sizes: dict[str, int] = field(default_factory=dict)
     unused: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -41,40 +48,28 @@ def from_pretrained(
 
     config: what config.json would say, for a file without one, such as
     `{"cls": "torchaudio.models.Conformer", "input_dim": 144, ...}`. tokenizers: by default the text tokenizer whose
-    files stand beside the weights, if there are any. Tensors that are missing, left over or misshapen
-    are a WeightsError that names each; nothing is skipped in silence.
+    files stand beside the weights, if there are any. Parameters are float32, whatever precision the file has: what is
+    narrower is held exactly. Tensors that are missing, left over or misshapen are a WeightsError that names each;
+    nothing is skipped in silence.
     """
     path = files.directory_of(source)
     given = dict(config) if config is not None else files.read_config(path)
     table = table_for(given)
     tensors, unused = _known(table, files.read_tensors(path))
     _drop_copies(table, tensors, path)
-    architecture = _with_heads(table, architecture_of(table, given), heads_of(table, given), tensors, unused)
+    sizes = table.shown(tensors)
+    said = {**table.defaults, **given, **sizes}
+    architecture = _with_heads(table, architecture_of(table, said), heads_of(table, said), tensors, unused)
     architecture = _untie(table, architecture, tensors)
-    model = Model.of(architecture, _tokenizers(path, architecture) if tokenizers is None else tokenizers)
-    _fill(model, table, given, tensors, path)
-    rows = {entry.sources[0] for _, entry in table.entries if entry.row is not None}
-    model.origin = Origin(table.name, given, unused | {name: tensors[name] for name in rows & set(tensors)})
+    model = _made(architecture, _tokenizers(path, architecture) if tokenizers is None else tokenizers, path)
+    unused |= fill(model, table, said, tensors, path)
+    apart = {name: tensor.clone() for name, tensor in unused.items()}  # the file may be gone when they are written back
+    model.origin = Origin(table.name, given, sizes, apart)
     return model.eval()
 
 
-def _tokenizers(path: Path, architecture: Architecture) -> dict[str, Tokenizer]:
-    """The text tokenizer of a directory, over the ids that the model has. Understanding models read texts in the
-    template they were trained with; those that go on with a text get it as it is."""
-    known = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
-    if "text" not in architecture.streams or not any((path / name).is_file() for name in (*known, "source.spm")):
-        return {}
-    goes_on = architecture.encoder is None and architecture.backbone.causal
-    segment = architecture.streams.get("text.segment")
-    settings = {
-        "name": "text", "directory": str(path), "vocab_size": architecture.streams["text"].vocab_size or 0,
-        "template": "none" if goes_on else "model", "segments": segment.vocab_size if segment else 0,
-    }  # fmt: skip
-    return {"text": registry.create("pretrained_text", settings)}
-
-
 def to_pretrained(model: Model, directory: str | Path, family: str | None = None) -> None:
-    """Write a model as a directory that the family's own library loads.
+    """Write a model as a directory that the family's own library loads, in the precision of its parameters.
 
     family: the weights table; by default the one the model came from, or its preset's.
     """
@@ -83,28 +78,75 @@ def to_pretrained(model: Model, directory: str | Path, family: str | None = None
     if name is None:
         raise WeightsError("The architecture names no family of weights; give `family`, such as 'gpt2' or 'bert'.")
     table = table_named(name)
-    known = origin.config if origin is not None and origin.table == name else None
-    config = config_of(table, model.architecture, known)
-    tensors = dict(origin.unused) if origin is not None and known is not None else {}
-    unmapped = []
-    for ours, tensor in _own_tensors(model):
-        found = table.entry(ours)
-        if found is None:
-            unmapped.append(ours)
-            continue
-        entry, theirs = found
-        theirs, sizes = _present(entry, theirs, model, ours)
-        if entry.optional:
-            continue
-        for piece_name, piece in zip(theirs, entry.scatter(tensor, sizes, config), strict=True):
-            tensors[piece_name] = entry.laid_into(tensors.get(piece_name), piece)
-    if unmapped:
-        raise WeightsError(f"The {name} weights table has no place for: {', '.join(unmapped)}.")
-    files.write(Path(directory), config, tensors)
+    own = origin if origin is not None and origin.table == name else None
+    if own is None and table.family is not None:
+        raise WeightsError(f"{name} files are only read, or written back; give family={table.family!r}.")
+    config = config_of(table, _described(model), {**own.config, **own.sizes} if own else None)
+    tensors = dict(own.unused) if own else {}
+    scatter(model, table, {**table.defaults, **config}, tensors)
+    if own is None:
+        tensors |= {
+            name: torch.ones([config[size] if isinstance(size, str) else size for size in shape])
+            for name, shape in table.filler.items()
+        }
+    files.write(Path(directory), _said(table, config, model, own), tensors)
     for tokenizer in model.tokenizers.values():
         export = getattr(tokenizer, "export", None)
         if export is not None:
             export(Path(directory))
+
+
+class Undrawn(TorchFunctionMode):
+    """Inside, no random values are drawn: a model of billions of weights is made in the time that its memory takes,
+    and filled from a file."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _made(architecture: Architecture, tokenizers: Mapping[str, Tokenizer], path: Path) -> Model:
+    """A model whose weights have no values yet."""
+    try:
+        with Undrawn():
+            return Model.of(architecture, tokenizers)
+    except AnyformerError:
+        raise
+    except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+        raise WeightsError(f"{path}: no model can be made of its config ({error}).") from error
+
+
+def _tokenizers(path: Path, architecture: Architecture) -> dict[str, Tokenizer]:
+    """The text tokenizer of a directory, over the ids that the model has, in the template it was trained with."""
+    here = {file.name for file in path.iterdir()} if path.is_dir() else set()
+    if "text" not in architecture.streams or not any(names <= here for names in TOKENIZER_FILES):
+        return {}
+    segment = architecture.streams.get("text.segment")
+    settings = {
+        "name": "text", "directory": str(path), "vocab_size": architecture.streams["text"].vocab_size or 0,
+        "template": "model", "segments": segment.vocab_size if segment else 0,
+    }  # fmt: skip
+    return {"text": registry.create("pretrained_text", settings)}
+
+
+def _described(model: Model) -> Architecture:
+    """The architecture with the streams that tokenizers brought."""
+    architecture = model.architecture
+    brought = {
+        name: StreamConfig(spec.vocab_size, spec.features, spec.rank, spec.overlay, spec.end, input=spec.input)
+        for name, spec in model.specs.items() if name not in architecture.streams
+    }  # fmt: skip
+    return replace(architecture, streams={**architecture.streams, **brought})
+
+
+def _said(table: Table, config: dict[str, Any], model: Model, own: Origin | None) -> dict[str, Any]:
+    """A config.json without what the tensors show, and with the precision that they have."""
+    given = own.config if own else {}
+    said = {key: value for key, value in config.items() if key not in table.sizes or key in given}
+    said |= {key: given[key] for key in table.sizes if key in given}
+    precision = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return said | {key: precision for key in ("dtype", "torch_dtype") if key in said}
 
 
 def _known(table: Table, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -136,7 +178,7 @@ def _with_heads(
     table: Table, architecture: Architecture, named: list[str], tensors: dict[str, Tensor], unused: dict[str, Tensor]
 ) -> Architecture:
     """The heads that the file has whole, or that its config names. Parts of others (a pooler without a classifier)
-    are kept apart: nothing here reads them."""
+    are kept apart, since nothing here reads them; what is only predicted goes with its head."""
     heads = {}
     for name, head in architecture.heads.items():
         needed, shared = _head_tensors(table, name, head)
@@ -144,13 +186,14 @@ def _with_heads(
             heads[name] = head
         else:
             unused |= {theirs: tensors.pop(theirs) for theirs in needed | shared if theirs in tensors}
-    return replace(architecture, heads=heads)
+    streams = {name: stream for name, stream in architecture.streams.items() if stream.input or name in heads}
+    return replace(architecture, heads=heads, streams=streams)
 
 
 def _head_tensors(table: Table, name: str, head: HeadConfig) -> tuple[set[str], set[str]]:
     """Theirs that a head needs, and those that a tied one may repeat."""
     own = [f"{part}.{leaf}" for part in ("dense", "norm") if getattr(head, part) for leaf in ("weight", "bias")]
-    own += ["bias"] if head.bias else []
+    own += [leaf for leaf in ("bias", "offset") if getattr(head, leaf)]
     found = {ours: table.entry(f"heads.{name.replace('.', '/')}.{ours}") for ours in [*own, "weight"]}
     theirs = {ours: set(entry[1]) if entry else set() for ours, entry in found.items()}
     weight = theirs.pop("weight")
@@ -172,60 +215,3 @@ def _untie(table: Table, architecture: Architecture, tensors: dict[str, Tensor])
         else:
             heads[name] = replace(head, tie=False)
     return replace(architecture, heads=heads)
-
-
-def _fill(model: Model, table: Table, config: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> None:
-    """Every tensor of ours from theirs; WeightsError lists what does not fit."""
-    used, missing, wrong = set(), [], []
-    with torch.no_grad():
-        for ours, tensor in _own_tensors(model):
-            found = table.entry(ours)
-            if found is None:
-                missing.append(f"{ours} (no place in the {table.name} table)")
-                continue
-            entry, names = found
-            names, _ = _present(entry, names, model, ours)
-            absent = [name for name in names if name not in tensors]
-            if absent and entry.optional:
-                continue
-            if absent:
-                missing += absent
-                continue
-            used |= set(names)
-            value = entry.gather([tensors[name] for name in names], config)
-            if value.shape != tensor.shape:
-                wrong.append(f"{' + '.join(names)} {_sizes(value)}, expected {_sizes(tensor)}")
-            else:
-                tensor.copy_(value)
-    extra = sorted(set(tensors) - used)
-    said = [f"{kind}: {', '.join(names)}" for kind, names in
-            (("missing", missing), ("not expected", extra), ("of another shape", wrong)) if names]  # fmt: skip
-    if said:
-        raise WeightsError(
-            f"{path}: the weights are not those of the {table.name} model its config describes. " + "; ".join(said)
-        )
-
-
-def _sizes(tensor: Tensor) -> str:
-    return " x ".join(map(str, tensor.shape)) or "a number"
-
-
-def _present(
-    entry: Entry, names: tuple[str, ...], model: nn.Module, ours: str
-) -> tuple[tuple[str, ...], list[int] | None]:
-    """The parts of a projection that exist (a bias may belong to some of them only), and their rows."""
-    module = model.get_submodule(ours.rpartition(".")[0])
-    if not isinstance(module, Projection):
-        return names, None
-    sizes = module.bias_sizes if ours.endswith(".bias") else module.sizes
-    if not entry.parts:
-        return names, list(sizes.values())
-    kept = tuple(name for name, part in zip(names, entry.parts, strict=True) if part in sizes)
-    return kept, [sizes[part] for part in entry.parts if part in sizes]
-
-
-def _own_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, each once, and the buffers that are kept."""
-    yield from model.named_parameters()
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    yield from ((name, tensor) for name, tensor in model.state_dict(keep_vars=True).items() if name not in parameters)

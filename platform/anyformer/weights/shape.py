@@ -51,13 +51,17 @@ def _kernels(x: Tensor, channels: Any, config: Config) -> Tensor:
     return x.unflatten(1, (count, side, side))
 
 
-def _by_part(x: Tensor, heads: str, config: Config) -> Tensor:
-    """Rows of q, k and v head by head, as all of q, then all of k, then all of v."""
-    return x.unflatten(0, (config[heads], 3, -1)).transpose(0, 1).flatten(0, 2)
+def _by_part(x: Tensor, heads: list[str], config: Config) -> Tensor:
+    """Rows of q, k and v head by head, as all of q, then all of k, then all of v. heads: keys that say how many."""
+    return x.unflatten(0, (_first(config, heads), 3, -1)).transpose(0, 1).flatten(0, 2)
 
 
-def _by_head(x: Tensor, heads: str, config: Config) -> Tensor:
-    return x.unflatten(0, (3, config[heads], -1)).transpose(0, 1).flatten(0, 2)
+def _by_head(x: Tensor, heads: list[str], config: Config) -> Tensor:
+    return x.unflatten(0, (3, _first(config, heads), -1)).transpose(0, 1).flatten(0, 2)
+
+
+def _first(config: Config, keys: list[str]) -> int:
+    return next(config[key] for key in keys if key in config)
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -78,7 +82,7 @@ class Entry:
     its parts (q, k, v; gate, value; those that it does not have are left out), else in equal shares.
     layouts: applied to each on the way in. row: one row of a larger table, with the config's key of its size.
     share: (first, last, of), equal shares of a larger matrix. optional: their file may lack it, and ours then keeps
-    what it was made with.
+    what it was made with. computed: the same, and their library does not write it either.
     """
 
     sources: tuple[str, ...]
@@ -87,6 +91,7 @@ class Entry:
     row: tuple[int, str] | None = None
     share: tuple[int, int, int] | None = None
     optional: bool = False
+    computed: bool = False
 
     @classmethod
     def of(cls, data: Any) -> Entry:
@@ -98,12 +103,13 @@ class Entry:
         if "from" not in settings:
             return cls(tuple(settings.values()), tuple(settings))
         sources = cls.of(settings.pop("from"))
-        optional = settings.pop("optional", False)
+        computed = settings.pop("computed", False)
+        optional = settings.pop("optional", computed)
         row, share = (tuple(settings.pop(key, ())) or None for key in ("row", "share"))
         unknown = set(settings) - set(LAYOUTS)
         if unknown:
             raise WeightsError(f"A weights table has no layout {sorted(unknown)[0]!r}; expected {sorted(LAYOUTS)}.")
-        return cls(sources.sources, sources.parts, settings, row, share, optional)
+        return cls(sources.sources, sources.parts, settings, row, share, optional, computed)
 
     def gather(self, tensors: list[Tensor], config: Config) -> Tensor:
         """Ours from theirs."""
@@ -135,7 +141,11 @@ class Entry:
             pieces = list(ours.split(sizes) if sizes else ours.chunk(count))
         for name, argument in reversed(self.layouts.items()):
             pieces = [LAYOUTS[name].theirs(x, argument, config) for x in pieces]
-        return [piece.contiguous() for piece in pieces]
+        return pieces
+
+    def shapes(self, ours: Tensor, sizes: list[int] | None, config: Config) -> list[torch.Size]:
+        """Those that theirs must have, to become a tensor shaped as ours."""
+        return [piece.shape for piece in self.scatter(ours.new_zeros(()).expand(ours.shape), sizes, config)]
 
     def laid_into(self, kept: Tensor | None, piece: Tensor) -> Tensor:
         """A part of a larger tensor, in its place among what is there already."""
