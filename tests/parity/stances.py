@@ -19,9 +19,9 @@ COUNTED = {"heads", "top_k"}
 """Numbers of which any is as good as another."""
 
 UNPROVEN: dict[str, str] = {
-    r"embedder(\.convolutions_2d\..*)?": "the conformer's subsampling, which is written out in a test of its own",
-    r"positions\.sinusoidal\.(layout|size)": "the paper's sinusoids side by side, computed for any length; the libraries"
-    " store theirs in halves",
+    r"embedder(\.convolutions_2d\..*)?": "the conformer's subsampling, written out in a test of its own",
+    r"positions\.sinusoidal\.(layout|size)": "the paper's sinusoids side by side, computed for any length; the"
+    " libraries store theirs in halves",
 }
 """Patterns of switches that stand in some published architecture as in no reference, and why."""
 
