@@ -15,6 +15,11 @@ from references.reference import hugging_face
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from anyformer.model import Model
+from anyformer.weights.fixture import Facts
+from anyformer.weights.parity import check_weights, compare
+from anyformer.weights.table import table_for
+
 Tensors = dict[str, Tensor]
 
 
@@ -85,3 +90,18 @@ def said_by(model: Any, inputs: Tensors) -> Tensors:
     with torch.no_grad():
         given = {name: tensor.clone() for name, tensor in inputs.items()}  # some models write into their inputs
         return {name: x.contiguous() for name, x in hugging_face(model, given).items() if name != "loss"}
+
+
+def holds(directory: Path) -> None:
+    """Our model of the folder gives the reference's outputs, at every layer."""
+    found = check_weights(directory)
+    assert len(found) > 2 and all(comparison.holds for comparison in found), found
+
+
+def agree(model: Model, directory: Path, inputs: Tensors, outputs: Tensors) -> None:
+    """Our model gives these outputs."""
+    config = config_of(directory)
+    write_tensors(inputs, directory / "inputs.safetensors")
+    write_tensors(outputs, directory / "outputs.safetensors")
+    found = compare(model, directory, Facts(config, table_for(config).check))
+    assert found and all(comparison.holds for comparison in found), found

@@ -22,6 +22,8 @@ from anyformer.contracts import Tokenizer
 from anyformer.errors import ConfigError, SampleError, TokenizerError
 from anyformer.tokens import Stream, StreamSpec, Tokens
 from anyformer_tokenizers.text.directory import Files, gathered, sealed, unsealed
+from anyformer_tokenizers.text.items import Items, itemised, require_items
+from anyformer_tokenizers.text.marks import Marks
 from anyformer_tokenizers.text.raw import checked, made_up
 from anyformer_tokenizers.text.reading import TEXT, Reading
 from anyformer_tokenizers.text.training import byte_level
@@ -48,6 +50,7 @@ class PretrainedTextTokenizer(Tokenizer):
         each of them (BERT's token types).
     side: "source" or "target", where a checkpoint has a vocabulary for each (Marian).
     max_chars: a longer text is a LimitError.
+    items: what an item of the stream is: the whole text, or each of its words, or sentences.
 
     Without a directory, `fit` trains a byte-level vocabulary, for a model that is to be published.
     """
@@ -62,10 +65,12 @@ class PretrainedTextTokenizer(Tokenizer):
     segment: int = 0
     side: Side = "source"
     max_chars: int = 1_000_000
+    items: Items = "text"
     _files: dict[str, bytes] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._reading: Reading | None = None
+        self._marks: Marks | None = None
         self._require_settings()
         if self.directory is not None:
             self._take(gathered(self.directory))
@@ -97,7 +102,8 @@ class PretrainedTextTokenizer(Tokenizer):
     @property
     def streams(self) -> tuple[StreamSpec, ...]:
         known = self._known
-        pieces = StreamSpec.discrete(self.name, max(known.vocabulary.size, self.vocab_size), end=known.end)
+        size = max(known.vocabulary.size, self.vocab_size)
+        pieces = StreamSpec.discrete(self.name, size, end=known.end, special=self._known_marks.roles)
         if not self.segments:
             return (pieces,)
         return pieces, StreamSpec.discrete(self._segment_stream, self.segments, overlay=True)
@@ -106,7 +112,8 @@ class PretrainedTextTokenizer(Tokenizer):
         """Raises SampleError for anything but valid Unicode text and for one that has no tokens, LimitError beyond
         `max_chars`."""
         ids = self._ids(raw)
-        tokens = Tokens.of(self.name, torch.tensor(ids, dtype=torch.int64))
+        marks = self._known_marks
+        tokens = itemised(self.name, ids, [marks.spelled(i) for i in ids] if self.items != "text" else [], self.items)
         if not self.segments:
             return tokens
         segment = Stream.whole(torch.full((len(ids),), self.segment))
@@ -145,7 +152,7 @@ class PretrainedTextTokenizer(Tokenizer):
 
     def _take(self, files: Files) -> None:
         """Use these files, if they can be used."""
-        self._reading = self._read(files)
+        self._reading, self._marks = self._read(files), None
         self._files = dict(files.contents)
 
     def _read(self, files: Files) -> Reading:
@@ -162,8 +169,14 @@ class PretrainedTextTokenizer(Tokenizer):
             self._reading = self._read(Files(self._files, f"tokenizer {self.name!r}"))
         return self._reading
 
+    @property
+    def _known_marks(self) -> Marks:
+        if self._marks is None:
+            self._marks = Marks(self._known.vocabulary)
+        return self._marks
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reading": None}
+        return {**self.__dict__, "_reading": None, "_marks": None}
 
     @property
     def _segment_stream(self) -> str:
@@ -200,3 +213,4 @@ class PretrainedTextTokenizer(Tokenizer):
             complaint = f"side={self.side!r}; expected one of {', '.join(get_args(Side))}"
         if complaint:
             raise ConfigError(f"Tokenizer {self.name!r} has {complaint}.")
+        require_items(self.name, self.items)

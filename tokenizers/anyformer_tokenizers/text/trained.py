@@ -23,7 +23,8 @@ import torch
 
 from anyformer.contracts import Tokenizer
 from anyformer.errors import ConfigError, SampleError, TokenizerError
-from anyformer.tokens import StreamSpec, Tokens
+from anyformer.tokens import Stream, StreamSpec, Tokens
+from anyformer_tokenizers.text.items import Items, itemised, require_items
 from anyformer_tokenizers.text.raw import checked, made_up
 
 MODEL_FILE = "sentencepiece.model"
@@ -62,6 +63,9 @@ TRAINER: dict[str, Any] = {
 RESERVED = 3 + 256 + len(WHOLE_PIECES)
 """Pieces that every vocabulary holds: <unk>, <s>, </s>, the bytes and the whole pieces."""
 
+OWN_ROLES = {"start": "<s>", "end": "</s>"}
+"""Roles of the pieces around every text, and how those are spelled."""
+
 PROBE = "  \ufb01 \uff21\n\r\t\0e\u0301 caf\u00e9 \U0001f642 \U0010fffd  "
 """Survives only a model that neither normalises, nor touches spaces, nor has unknown characters."""
 
@@ -73,21 +77,41 @@ class TextTokenizer(Tokenizer):
     vocab_size: pieces to train for; a small corpus yields fewer, and `streams` tells the number it came to.
     character_coverage: the part of the corpus' characters that get a piece; the rest are spelled in bytes.
     max_chars: a longer text is a LimitError.
+    special: roles for which a piece is reserved, such as mask, class or separator, and sentinels: how many marks of a
+        gap (sentinel_0, …). No text spells them; an objective finds them by their role in the stream's spec.
+    items: what an item of the stream is: the whole text, or each of its words, or sentences.
+    segments: with segments > 0, a second stream `<name>.segment` over the same slots, in which an objective says which
+        part of a sequence a slot belongs to (BERT's token types).
     """
 
     name: str = "text"
     vocab_size: int = 1024
     character_coverage: float = 0.9995
     max_chars: int = 1_000_000
+    special: list[str] = field(default_factory=list)
+    sentinels: int = 0
+    items: Items = "text"
+    segments: int = 0
     _model: bytes | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._loaded: Pieces | None = None
-        if self.vocab_size <= RESERVED:
+        reserved = RESERVED + len(self._reserved)
+        if self.vocab_size <= reserved:
             raise ConfigError(
-                f"Tokenizer {self.name!r} has vocab_size={self.vocab_size}; expected more than {RESERVED}, "
+                f"Tokenizer {self.name!r} has vocab_size={self.vocab_size}; expected more than {reserved}, "
                 "which the special pieces and the 256 bytes take."
             )
+        if len({*self._reserved, *OWN_ROLES}) < len(self._reserved) + len(OWN_ROLES):
+            raise ConfigError(
+                f"Tokenizer {self.name!r} has special={self.special}; expected each role once, without "
+                f"{', '.join(OWN_ROLES)}, which every vocabulary has."
+            )
+        if self.sentinels < 0 or self.segments < 0:
+            raise ConfigError(
+                f"Tokenizer {self.name!r} has sentinels={self.sentinels}, segments={self.segments}; expected 0 or more."
+            )
+        require_items(self.name, self.items)
         if not 0.98 <= self.character_coverage <= 1:  # the range sentencepiece accepts
             raise ConfigError(
                 f"Tokenizer {self.name!r} has character_coverage={self.character_coverage}; expected 0.98 to 1."
@@ -117,11 +141,19 @@ class TextTokenizer(Tokenizer):
 
     @property
     def streams(self) -> tuple[StreamSpec, ...]:
-        return (StreamSpec.discrete(self.name, len(self._pieces), end=self._pieces.end),)
+        pieces = self._pieces
+        text = StreamSpec.discrete(self.name, len(pieces), end=pieces.end, special=pieces.special)
+        if not self.segments:
+            return (text,)
+        return text, StreamSpec.discrete(self._segment_stream, self.segments, overlay=True)
 
     def encode(self, raw: str) -> Tokens:
         """Raises SampleError for anything but valid Unicode text, LimitError beyond `max_chars`."""
-        return Tokens.of(self.name, torch.tensor(self._ids(raw), dtype=torch.int64))
+        ids = self._ids(raw)
+        tokens = itemised(self.name, ids, [self._pieces.spelled(i) for i in ids], self.items)
+        if self.segments:
+            tokens.streams[self._segment_stream] = Stream.whole(torch.zeros(len(ids), dtype=torch.int64))
+        return tokens
 
     def decode(self, tokens: Tokens) -> str:
         """The text up to the first `</s>`. Bytes that are not UTF-8 (a model may emit them) become U+FFFD."""
@@ -129,15 +161,10 @@ class TextTokenizer(Tokenizer):
             raise TokenizerError(
                 f"Tokenizer {self.name!r} decodes the stream {self.name!r}; got {sorted(tokens.streams)}."
             )
-        ids: list[int] = tokens.streams[self.name].values.tolist()
-        size = len(self._pieces)
-        outside = [i for i in ids if not 0 <= i < size]
-        if outside:
-            raise TokenizerError(
-                f"Tokenizer {self.name!r} has no piece {outside[0]}; expected ids 0 to {size - 1}. "
-                "Decode with the tokenizer the tokens were made with."
-            )
-        return self._pieces.decode(ids)
+        for spec in self.streams:
+            if spec.name in tokens.streams:
+                self._require_inside(spec, tokens.streams[spec.name].values.tolist())
+        return self._pieces.decode(tokens.streams[self.name].values.tolist())
 
     def length(self, raw: str) -> int:
         return len(self._ids(raw))
@@ -165,6 +192,7 @@ class TextTokenizer(Tokenizer):
                 model_writer=model,
                 vocab_size=self.vocab_size,
                 character_coverage=self.character_coverage,
+                control_symbols=[f"<{role}>" for role in self._reserved],
                 **TRAINER,
             )
         except RuntimeError as error:
@@ -184,6 +212,15 @@ class TextTokenizer(Tokenizer):
                 f"Tokenizer {self.name!r} expected the file {MODEL_FILE!r}; got {sorted(state) or 'none'}."
             )
         self._load(state[MODEL_FILE], MODEL_FILE)
+
+    @property
+    def _reserved(self) -> list[str]:
+        """Roles of the pieces that are reserved beside those of every vocabulary."""
+        return [*self.special, *(f"sentinel_{i}" for i in range(self.sentinels))]
+
+    @property
+    def _segment_stream(self) -> str:
+        return f"{self.name}.segment"
 
     def _load(self, model: bytes, origin: str) -> None:
         try:
@@ -209,6 +246,14 @@ class TextTokenizer(Tokenizer):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": None}
 
+    def _require_inside(self, spec: StreamSpec, ids: list[int]) -> None:
+        outside = [i for i in ids if not 0 <= i < spec.width]
+        if outside:
+            raise TokenizerError(
+                f"Tokenizer {self.name!r} has no piece {outside[0]} in stream {spec.name!r}; expected ids 0 to "
+                f"{spec.width - 1}. Decode with the tokenizer the tokens were made with."
+            )
+
     def _ids(self, raw: str) -> list[int]:
         pieces = self._pieces
         return [*pieces.start, *pieces.encode(checked(raw, self.name, self.max_chars)), *pieces.stop]
@@ -227,7 +272,8 @@ class Pieces:
     """A sentencepiece model at work: text to piece ids and back.
 
     start, stop: the ids around every text (empty where a loaded model has no such piece); end: the id that
-    closes a text; exact: whether `decode(encode(text)) == text` for every text.
+    closes a text; special: control pieces by role, as `<mask>` names it; exact: whether `decode(encode(text)) == text`
+    for every text.
     """
 
     def __init__(self, model: bytes) -> None:
@@ -238,6 +284,8 @@ class Pieces:
         self.start = [bos] if bos >= 0 else []
         self.stop = [eos] if eos >= 0 else []
         self.end = eos if eos >= 0 else None
+        control = [i for i in range(len(self)) if self._processor.is_control(i) and i != eos]
+        self.special = {"start" if i == bos else self._processor.id_to_piece(i).strip("<>"): i for i in control}
         self._spelled = [self._spell(i) for i in range(len(self))]
         byte_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
         self._space_mark = [byte_ids[byte] for byte in SPACE_MARK.encode()]
@@ -247,6 +295,10 @@ class Pieces:
 
     def __len__(self) -> int:
         return self._processor.get_piece_size()
+
+    def spelled(self, i: int) -> bytes | None:
+        """What a piece says, which may be a part of a character; None for a special piece."""
+        return None if self._processor.is_control(i) else self._spelled[i]
 
     def encode(self, text: str) -> list[int]:
         if not self.exact:

@@ -1,0 +1,30 @@
+"""What is predicted from what. Each objective is data code that acts on streams, whatever they carry."""
+
+from anyformer.objectives.across import SequenceToSequence
+from anyformer.objectives.causal import NextToken, Prefix, ReturnConditioned
+from anyformer.objectives.classification import Classification, ExtractiveAnswer, TokenClassification, Traversal
+from anyformer.objectives.denoising import Denoising
+from anyformer.objectives.masked import Masked
+from anyformer.objectives.pairs import NextSentence, Pretraining, SentenceOrder
+from anyformer.objectives.second import Distilled, Replaced
+from anyformer.objectives.spans import Continuation, SpanCorruption
+
+__all__ = [
+    "Classification",
+    "Continuation",
+    "Denoising",
+    "Distilled",
+    "ExtractiveAnswer",
+    "Masked",
+    "NextSentence",
+    "NextToken",
+    "Prefix",
+    "Pretraining",
+    "Replaced",
+    "ReturnConditioned",
+    "SentenceOrder",
+    "SequenceToSequence",
+    "SpanCorruption",
+    "TokenClassification",
+    "Traversal",
+]
