@@ -44,9 +44,16 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="text", metavar="TOKENIZER", help="what is generated (default text)")
     parser.add_argument("--prompt", metavar="TEXT", help="text to continue; the same as --input text=TEXT, left open")
     parser.add_argument("--max-new", type=int, default=64, help="the most new tokens (default 64)")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--top-k", type=int, help="sample among the k likeliest")
     parser.add_argument("--top-p", type=float, help="sample among the likeliest that hold this much probability")
+    parser.add_argument("--min-p", type=float, help="sample among those at least this part as likely as the likeliest")
+    parser.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1: what was said is less likely")
+    parser.add_argument("--no-repeat-ngram", type=int, metavar="N", help="say no run of N tokens twice")
+    parser.add_argument("--beams", type=int, metavar="N", help="search for the likeliest continuation, N at a time")
+    parser.add_argument("--length-penalty", type=float, default=1.0, metavar="X", help="of --beams: more is longer")
+    parser.add_argument("--log-probabilities", action="store_true", help="each token's, in nats, on stderr")
     parser.add_argument("--seed", type=int, default=0)
 
 

@@ -3,21 +3,26 @@
 Every decision is the one that Hugging Face's transformers (5.24) takes: which candidates go on, which are kept, when a
 prompt is done. Only empty beams differ, which there are with fewer values in the vocabulary than beams: there they
 score -1e9, may end and may be returned; here they score -inf and never do.
+
+Groups of beams are searched one after the other at each step, each away from what those before it have just said
+(diverse beam search, arXiv:1610.02424).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import EllipsisType
 
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from anyformer.batch import Example
-from anyformer.errors import ConfigError, SampleError, unknown
+from anyformer.errors import ConfigError, NonFiniteError, SampleError, unknown
 from anyformer.model.network import Network
+from anyformer.model.rules import Rule
+from anyformer.model.saying import behind, run_of
 from anyformer.model.session import begun
 from anyformer.tokens import Tokens
 
@@ -41,6 +46,10 @@ class Beams:
     stopping: a prompt with `beams` finished continuations is done "first": at once; "heuristic": when the best
     running one, at its present length, scores no better than the worst finished one; "never": when it could not even if
     all values to come were certain, at the length that suits it best.
+
+    rules: change the log probabilities that are added up. groups: the beams are dealt out to so many; diversity: what
+    a value costs in the choice of candidates, in nats, for each beam of an earlier group that says it at the same step
+    (the Hamming diversity of arXiv:1610.02424 §3). Scores are free of it.
     """
 
     beams: int
@@ -49,6 +58,9 @@ class Beams:
     length_penalty: float = 1.0
     penalty_form: str = "power"
     stopping: str = "heuristic"
+    rules: tuple[Rule, ...] = ()
+    groups: int = 1
+    diversity: float = 0.0
 
     def __post_init__(self) -> None:
         if self.beams < 1 or self.max_new < 1:
@@ -61,6 +73,11 @@ class Beams:
             raise unknown("penalty form", self.penalty_form, PENALTIES)
         if self.stopping not in STOPPING:
             raise unknown("stopping rule", self.stopping, STOPPING)
+        if self.groups < 1 or self.beams % self.groups or not 0 <= self.diversity < float("inf"):
+            raise ConfigError(
+                f"groups={self.groups}, diversity={self.diversity}; expected groups of equal size for "
+                f"beams={self.beams}, and a penalty from 0 up."
+            )
 
     def divisor(self, length: int) -> float:
         """What the log probability of so many values is divided by, to give a score.
@@ -102,43 +119,76 @@ def search(
         return []
     session = begun(network, prompts)
     session.select([prompt for prompt in range(len(prompts)) for _ in range(settings.beams)])  # beams side by side
-    searches = [Search(settings, end, int(prompt.tokens.positions.max()) + 1) for prompt in prompts]
+    searches = [[Search(settings, end, *behind(p.tokens, stream)) for _ in range(settings.groups)] for p in prompts]
     going = searches
-    while going:
-        rows = _advance(going, network.read(stream, session.last).float().log_softmax(-1))
-        going = [one for one in going if not one.done]
-        if going:  # a prompt that is done leaves the session
-            session.select(rows)
-            session.append([_tokens(stream, run.values[-1:], one.position) for one in going for run in one.live])
-    return [one.hypotheses(stream) for one in searches]
+    while True:
+        rows = _advance(going, network.read(stream, session.last), settings)
+        going = [left for each in going if (left := [one for one in each if not one.done])]
+        if not going:
+            break
+        session.select(rows)  # what is done leaves the session
+        runs = [(one, run) for each in going for one in each for run in one.live]
+        session.append([run_of(stream, run.values[-1:], one.position) for one, run in runs])
+    return [_best(stream, each, settings.returns) for each in searches]
 
 
-def _advance(going: Sequence[Search], nats: Float32[Tensor, "rows vocab"]) -> list[int]:
-    """One more value for every prompt; the session's rows to go on with, of the prompts that are not done.
+def _advance(going: Sequence[Sequence[Search]], logits: Float[Tensor, "rows vocab"], settings: Beams) -> list[int]:
+    """One more value for every group of every prompt; the session's rows to go on with, of groups that are not done."""
+    nats = logits.float().log_softmax(-1)
+    lost = ~nats.amax(-1).isfinite()  # before the rules: theirs may leave a beam no value
+    for rule in settings.rules:
+        nats = rule(nats, [[*one.given, *run.values] for each in going for one in each for run in one.live])
+    nats = nats.masked_fill(lost[:, None], torch.nan)
+    width, at = settings.beams // settings.groups, 0
+    starts = {}
+    for one in (one for each in going for one in each):
+        starts[one], at = at, at + width
+    cost = nats.new_zeros(len(going), nats.shape[1])
+    rows: dict[Search, list[int]] = {}
+    for turn in range(max(map(len, going))):
+        now = [(number, each[turn]) for number, each in enumerate(going) if turn < len(each)]
+        numbers = torch.tensor([number for number, _ in now])
+        beams = torch.cat([torch.arange(starts[one], starts[one] + width) for _, one in now]).to(nats.device)
+        found = _turn([one for _, one in now], nats[beams], cost[numbers.to(nats.device)], width)
+        rows |= {one: [starts[one] + row for row in kept] for (_, one), kept in zip(now, found, strict=True)}
+        if settings.diversity:
+            said = [(number, run.values[-1]) for number, one in now for run in one.live]
+            where = torch.tensor(said).T.to(nats.device)
+            cost.index_put_((where[0], where[1]), cost.new_tensor(settings.diversity), accumulate=True)
+    return [row for each in going for one in each if not one.done for row in rows[one]]
 
-    The best candidates are sought among all of a prompt's beams x vocabulary, and twice as many as beams: each beam can
+
+def _turn(
+    going: Sequence[Search], nats: Float[Tensor, "rows vocab"], cost: Float[Tensor, "searches vocab"], width: int
+) -> list[list[int]]:
+    """One more value for one group of each prompt; which of its own beams each goes on with.
+
+    The best candidates are sought among all of a group's beams x vocabulary, and twice as many as beams: each beam can
     end in one way only, so enough of them go on.
     """
-    beams, vocabulary = len(going[0].live), nats.shape[1]
+    vocabulary = nats.shape[1]
     totals = nats + torch.cat([one.totals for one in going]).to(nats.device)[:, None]
-    best, places = totals.reshape(len(going), -1).topk(min(2 * beams, beams * vocabulary))
-    said = nats.reshape(len(going), -1).gather(1, places).cpu()
-    best, parents, values = best.cpu(), (places // vocabulary).tolist(), (places % vocabulary).tolist()
-    rows = []
+    totals, nats = totals.reshape(len(going), -1), nats.reshape(len(going), -1)
+    ranked, places = (totals - cost.repeat(1, width)).topk(min(2 * width, width * vocabulary))
+    chosen = (ranked, totals.gather(1, places), nats.gather(1, places), places)
+    ranked, best, said, places = torch.stack([each.double() for each in chosen]).cpu()  # in one piece
+    kept = []
     for number, one in enumerate(going):
+        parents = (places[number].long() // vocabulary).tolist()
+        values = (places[number].long() % vocabulary).tolist()
         candidates = [
             one.live[parent].then(value, nat)
-            for parent, value, nat in zip(parents[number], values[number], said[number].tolist(), strict=True)
+            for parent, value, nat in zip(parents, values, said[number].tolist(), strict=True)
         ]
-        kept = one.advance(candidates, best[number])
-        rows += [] if one.done else [number * beams + parents[number][place] for place in kept]
-    return rows
+        goes_on = one.advance(candidates, best[number].float(), ranked[number].float())
+        kept.append([parents[place] for place in goes_on])
+    return kept
 
 
-def _tokens(stream: str, values: Sequence[int], position: int) -> Tokens:
-    """Values of one stream from this position on."""
-    laid = Tokens.of(stream, torch.tensor(values, dtype=torch.int64))
-    return replace(laid, positions=laid.positions + position)
+def _best(stream: str, groups: Sequence[Search], returns: int) -> list[Hypothesis]:
+    """The best of all groups, best first."""
+    found = [one for group in groups for one in group.hypotheses(stream)]
+    return sorted(found, key=lambda one: -one.score)[:returns]
 
 
 @dataclass(frozen=True)
@@ -153,16 +203,19 @@ class Run:
 
 
 class Search:
-    """One prompt's search and all its decisions; it knows no model.
+    """One prompt's search, or that of one group of its beams, and all its decisions; it knows no model.
+
+    start: the position of its first value. given: the prompt's values of the stream.
 
     live, with their sums of log probabilities in totals: what goes on. finished, with their scores: the best so far. Of
     both there are always `beams`, best first; a sum or score of -inf says that there is none.
     """
 
-    def __init__(self, settings: Beams, end: int | None, start: int = 0) -> None:
-        self.settings, self.end, self.start = settings, end, start
-        self.live, self.finished = [Run()] * settings.beams, [Run()] * settings.beams
-        self.scores = torch.full((settings.beams,), -torch.inf)
+    def __init__(self, settings: Beams, end: int | None, start: int = 0, given: Sequence[int] = ()) -> None:
+        self.settings, self.end, self.start, self.given = settings, end, start, given
+        self.beams = settings.beams // settings.groups
+        self.live, self.finished = [Run()] * self.beams, [Run()] * self.beams
+        self.scores = torch.full((self.beams,), -torch.inf)
         self.totals = torch.cat((torch.zeros(1), self.scores[1:]))  # all are the prompt still, which counts once
         self.done = False
 
@@ -171,12 +224,23 @@ class Search:
         """Where the last value of every live run stands."""
         return self.start + len(self.live[0].values) - 1
 
-    def advance(self, candidates: Sequence[Run], totals: Float32[Tensor, " candidates"]) -> list[int]:
-        """Take the best candidates, best first, each a live run with one more value; which of them go on."""
+    def advance(
+        self,
+        candidates: Sequence[Run],
+        totals: Float32[Tensor, " candidates"],
+        ranked: Float32[Tensor, " candidates"] | None = None,
+    ) -> list[int]:
+        """Take the best candidates, best first, each a live run with one more value; which of them go on.
+
+        ranked: what they are chosen by, if not their totals.
+        """
+        if bool(totals.isnan().any()):
+            raise NonFiniteError("A beam's logits are NaN or infinite; look for damaged weights.")
         length = len(candidates[0].values)
         ended = torch.tensor([run.values[-1] == self.end for run in candidates])
         self._finish(candidates, totals, ended | (length == self.settings.max_new), length)
-        self.totals, kept = totals.masked_fill(ended, -torch.inf).topk(self.settings.beams)
+        kept = (totals if ranked is None else ranked).masked_fill(ended, -torch.inf).topk(self.beams).indices
+        self.totals = totals.masked_fill(ended, -torch.inf)[kept]
         self.live = [candidates[place] for place in kept.tolist()]
         self.done = length == self.settings.max_new or not self._may_improve(length)
         return kept.tolist()
@@ -185,9 +249,9 @@ class Search:
         self, candidates: Sequence[Run], totals: Tensor, ended: Bool[Tensor, " candidates"], length: int
     ) -> None:
         """Keep the best of what was finished and what ends now, if it is among the best `beams` candidates."""
-        eligible = ended & (torch.arange(len(ended)) < self.settings.beams)
+        eligible = ended & (torch.arange(len(ended)) < self.beams)
         scores = (totals / self.settings.divisor(length)).masked_fill(~eligible, -torch.inf)
-        self.scores, best = torch.cat((self.scores, scores)).topk(self.settings.beams)
+        self.scores, best = torch.cat((self.scores, scores)).topk(self.beams)
         everything = [*self.finished, *candidates]
         self.finished = [everything[place] for place in best.tolist()]
 
@@ -195,15 +259,15 @@ class Search:
         """Whether a live run may still find a place among the finished ones."""
         worst = self.scores[-1]
         full = bool(worst > -torch.inf)
-        if full and (self.settings.stopping == "first" or self.settings.beams == 1):
+        if full and (self.settings.stopping == "first" or self.beams == 1):
             return False
-        return bool(self.totals[0] / self.settings.divisor(self.settings.hopeful_length(length)) > worst)
+        return bool(self.totals.max() / self.settings.divisor(self.settings.hopeful_length(length)) > worst)
 
     def hypotheses(self, stream: str) -> list[Hypothesis]:
         """The best finished continuations, best first."""
         found = zip(self.finished, self.scores.tolist(), strict=True)
         return [
-            Hypothesis(_tokens(stream, run.values, 0), score, torch.tensor(run.nats))
+            Hypothesis(run_of(stream, run.values, 0), score, torch.tensor(run.nats))
             for run, score in list(found)[: self.settings.returns]
             if score > -torch.inf
         ]

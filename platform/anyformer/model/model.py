@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from anyformer.architecture import Architecture, HeadConfig, StackConfig
 from anyformer.batch import Example, pack
 from anyformer.contracts import Sample, Task, Tokenizer, prepare
-from anyformer.errors import ConfigError, SampleError, TokenizerError, unknown
+from anyformer.errors import ConfigError, TokenizerError, unknown
 from anyformer.model.beam import Beams, Hypothesis, search
 from anyformer.model.network import Network
-from anyformer.model.session import GREEDY, Sampling, Session, begun
+from anyformer.model.sampling import GREEDY, Said
+from anyformer.model.saying import Strategy, say
+from anyformer.model.session import Session
 from anyformer.tokens import Stream, StreamSpec, Tokens
 
 
@@ -93,38 +95,29 @@ class Model(Network):
         prompts: Sequence[Example],
         stream: str,
         max_new: int,
-        sampling: Sampling = GREEDY,
+        sampling: Strategy = GREEDY,
         end: int | EllipsisType | None = ...,
     ) -> list[Tokens]:
         """New values of a discrete stream behind each prompt, up to and including `end`: by default the stream's own;
-        None never ends.
+        None never ends. sampling: also Contrastive or Speculative.
 
         Prompts may differ in length and in modality; an empty one is a SampleError. Each result holds the new
         values alone.
         """
-        spec = self.specs.get(stream)
-        if spec is None or not spec.is_discrete:
-            raise unknown("discrete stream", stream, [s.name for s in self.specs.values() if s.is_discrete])
-        end = spec.end if isinstance(end, EllipsisType) else end
-        if not all(prompt.tokens.length for prompt in prompts):
-            raise SampleError("A prompt is empty; expected at least one token to go on from.")
-        if not prompts:
-            return []
-        session = begun(self, prompts, sampling.seed)
-        at = [_next_position(prompt.tokens) for prompt in prompts]
-        said: list[list[int]] = [[] for _ in prompts]
-        going = [True] * len(prompts)
-        for step in range(max_new):
-            for one, value in enumerate(session.sample(stream, sampling).tolist()):
-                if going[one]:
-                    said[one].append(value)
-                    going[one] = value != end
-            if step + 1 == max_new or not any(going):
-                break
-            session.append(
-                [_one(stream, s[-1], p + step) if go else None for s, p, go in zip(said, at, going, strict=True)]
-            )
+        rounds = list(say(self, prompts, stream, max_new, sampling, end))
+        said = [[one.value for each in rounds for one in each[row]] for row in range(len(prompts))]
         return [Tokens.of(stream, torch.tensor(values, dtype=torch.int64)) for values in said]
+
+    def stream(
+        self,
+        prompt: Example,
+        stream: str,
+        max_new: int,
+        sampling: Strategy = GREEDY,
+        end: int | EllipsisType | None = ...,
+    ) -> Iterator[Said]:
+        """What `generate` says behind one prompt, value by value as it is found. `spoken` makes text of it."""
+        return (one for (each,) in say(self, [prompt], stream, max_new, sampling, end) for one in each)
 
     def beam_search(
         self, prompts: Sequence[Example], stream: str, settings: Beams, end: int | EllipsisType | None = ...
@@ -143,7 +136,7 @@ class Model(Network):
         samples: Sequence[Sample],
         field: str,
         max_new: int,
-        sampling: Sampling = GREEDY,
+        sampling: Strategy = GREEDY,
     ) -> list[Any]:
         """The model's own value for one field of each sample, the others given: a caption, a transcript."""
         if field not in task.fields:
@@ -191,14 +184,6 @@ def _plain_heads(names: Sequence[str], specs: Sequence[StreamSpec], tie: bool) -
             raise unknown("stream", name, known)
     tied = {name: tie and known[name].is_discrete and known[name].embedder is None for name in names}
     return {name: HeadConfig(tie=tied[name], bias=not known[name].is_discrete) for name in names}
-
-
-def _next_position(tokens: Tokens) -> int:
-    return int(tokens.positions.max()) + 1 if tokens.length else 0
-
-
-def _one(stream: str, value: int, position: int) -> Tokens:
-    return Tokens({stream: Stream.whole(torch.tensor([value]))}, 1, torch.tensor([[position]]))
 
 
 def _chunks(items: Sequence, size: int) -> Iterator[Sequence]:

@@ -156,7 +156,8 @@ class ForwardPass:
 
     @cached_property
     def hidden(self) -> Float[Tensor, "tokens dim"]:
-        return self.model(self.batch, probe={"feed_forward.balance": lambda layer, loss: self.balance.append(loss)})
+        sites = ("feed_forward.balance", "encoder.feed_forward.balance")
+        return self.model(self.batch, probe=dict.fromkeys(sites, lambda layer, loss: self.balance.append(loss)))
 
     def read(self, name: str, target: Stream) -> Float[Tensor, "rows width"]:
         """The head's answer at the target's slots only."""

@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from anyformer.batch import Example, pack
 from anyformer.errors import ConfigError, SampleError
 from anyformer.model.network import Network
-from anyformer.tokens import Tokens
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a discrete value is chosen from logits.
-
-    temperature 0 is greedy. top_k keeps the k likeliest (arXiv:1805.04833), top_p the smallest set that holds
-    that much probability (arXiv:1904.09751). Equal seeds draw equal values.
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or (self.top_k is not None and self.top_k < 1):
-            raise ConfigError(
-                f"temperature={self.temperature}, top_k={self.top_k}; expected temperature >= 0, top_k >= 1."
-            )
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p={self.top_p}; expected a probability in (0, 1].")
-
-    def choose(self, logits: Float[Tensor, "rows vocab"], generator: torch.Generator) -> Int64[Tensor, " rows"]:
-        if self.temperature == 0:
-            return logits.argmax(-1)
-        logits = logits.float() / self.temperature
-        if self.top_k is not None and self.top_k < logits.shape[-1]:
-            kth = logits.topk(self.top_k).values[:, -1:]
-            logits = logits.masked_fill(logits < kth, -torch.inf)
-        if self.top_p is not None:
-            ordered, order = logits.sort(descending=True)
-            before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-            logits = logits.masked_fill((before >= self.top_p).gather(-1, order.argsort(-1)), -torch.inf)
-        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
-
-
-GREEDY = Sampling(temperature=0)
+from anyformer.model.sampling import GREEDY, Dice, Sampling, checked, log_probabilities
+from anyformer.tokens import Stream, Tokens
 
 
 class Session:
@@ -67,7 +30,10 @@ class Session:
         self.memory = None if source is None else network.encode(pack(source).to(network.device))
         like = next(network.parameters())
         self.last = like.new_zeros(count, network.backbone.config.width)
-        self.generator = torch.Generator(device=network.device).manual_seed(seed)
+        self.dice = Dice(seed, count)
+        self.prompts: Sequence[Example] = ()
+        self.states = self.last[:0]  # hidden states of all that was appended last
+        self.had: list[list[Tokens]] = [[] for _ in range(count)]  # what was appended to each, piece by piece
 
     @property
     def lengths(self) -> list[int]:
@@ -75,8 +41,11 @@ class Session:
         return list(self.cache.lengths)
 
     @torch.no_grad()
-    def append(self, tokens: Sequence[Tokens | None], prefix: Sequence[int] | None = None) -> None:
-        """Add tokens behind each sequence. Positions are taken as they are given.
+    def append(
+        self, tokens: Sequence[Tokens | None], prefix: Sequence[int] | None = None
+    ) -> Float[Tensor, "tokens dim"]:
+        """Add tokens behind each sequence; the hidden states of all that was added. Positions are taken as they are
+        given.
 
         prefix: how many slots, from each sequence's start, see each other in both directions; such a context
         must be appended whole, or it is a ConfigError.
@@ -100,6 +69,33 @@ class Session:
         grown = torch.tensor(queries, device=hidden.device) > 0
         ends = mask.cu_queries[1:].to(hidden.device).long() - 1
         self.last = torch.where(grown[:, None], hidden[ends.clamp(min=0)], self.last) if len(hidden) else self.last
+        for had, more in zip(self.had, tokens, strict=True):
+            had += [] if more is None else [more]
+        self.states = hidden
+        return hidden
+
+    def said(self, stream: str) -> list[list[int]]:
+        """Each sequence's values of a discrete stream."""
+        pieces = [[piece.streams[stream] for piece in had if stream in piece.streams] for had in self.had]
+        return [[value for piece in each for value in piece.values.tolist()] for each in pieces]
+
+    def cut(self, lengths: Sequence[int]) -> None:
+        """Drop what stands behind so many slots of each sequence, exactly: no key that is kept has seen it.
+
+        A sequence that loses tokens has no last one until more are appended. Where a state is all that is kept, as in
+        a recurrent stack, nothing can be dropped: a ConfigError.
+        """
+        pairs = list(zip(lengths, self.lengths, strict=False))
+        if len(lengths) != len(self.lengths) or not all(0 <= kept <= have for kept, have in pairs):
+            raise ConfigError(f"Sequences of {self.lengths} slots cannot be cut to {list(lengths)}; expected no more.")
+        if list(lengths) == self.lengths:
+            return
+        if not len(self.cache.store):  # no layer of keys
+            raise ConfigError("A recurrent stack keeps a state and no tokens, so none can be dropped; start anew.")
+        lost = torch.tensor([kept < have for kept, have in pairs], device=self.last.device)
+        self.last = self.last.masked_fill(lost[:, None], torch.nan)
+        self.cache.lengths = list(lengths)
+        self.had = [_first(had, length) for had, length in zip(self.had, lengths, strict=True)]
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these sequences, in this order, each as often as it is named."""
@@ -107,14 +103,21 @@ class Session:
         if self.memory is not None and not self.cache.source:  # nothing has been read of it yet
             self.memory = self.memory.select(rows)
         self.last = self.last[torch.tensor(rows, device=self.last.device)]
+        self.had = [list(self.had[row]) for row in rows]
+        self.dice.select(rows)
 
     @torch.no_grad()
     def sample(self, stream: str, sampling: Sampling = GREEDY) -> Tensor:
-        """The next value of `stream` for each sequence: int64[count], or float32[count, features]."""
+        """The next value of `stream` for each sequence: int64[count], or float32[count, features].
+
+        Logits that are NaN or infinite are a NonFiniteError.
+        """
         said = self.network.read(stream, self.last)
         if not self.network.specs[stream].is_discrete:
             return said
-        return sampling.choose(said, self.generator)
+        values = sampling.choose(said, self.said(stream) if sampling.rules else [], self.dice)
+        checked(stream, values, log_probabilities(said, values), [True] * len(values))
+        return values
 
 
 def begun(network: Network, prompts: Sequence[Example], seed: int = 0) -> Session:
@@ -124,4 +127,19 @@ def begun(network: Network, prompts: Sequence[Example], seed: int = 0) -> Sessio
         raise SampleError(f"{len(sources)} of {len(prompts)} prompts have a source; expected all or none.")
     session = Session(network, len(prompts), seed, sources or None)
     session.append([prompt.tokens for prompt in prompts], [prompt.prefix for prompt in prompts])
+    session.prompts = prompts
     return session
+
+
+def _first(pieces: Sequence[Tokens], length: int) -> list[Tokens]:
+    """The first `length` slots of pieces that stand one behind the other; where one is cut, its discrete values."""
+    kept: list[Tokens] = []
+    for piece in pieces:
+        have = sum(one.length for one in kept)
+        if have + piece.length > length:
+            left = length - have
+            discrete = {n: s for n, s in piece.streams.items() if len(s.values) == len(s.slots)}
+            streams = {n: Stream.whole(s.values[s.slots < left], s.slots[s.slots < left]) for n, s in discrete.items()}
+            return [*kept, Tokens(streams, left, piece.positions[:left])] if left else kept
+        kept.append(piece)
+    return kept
