@@ -78,7 +78,7 @@ def test_a_mutant_is_understood_when_it_is_noticed_or_its_reason_holds():
 
 def test_a_reference_is_named_with_its_version():
     assert origin({"architectures": ["GPT2LMHeadModel"]}).startswith("GPT2LMHeadModel, transformers 5.")
-    assert origin({"cls": "torch.nn.Transformer"}) == f"Transformer, torch {torch.__version__}"
+    assert origin({"cls": "torch.nn.Transformer"}).startswith("Transformer, torch 2.")
     assert "paper" in origin({"cls": "references.rnnsearch.RNNsearch"})
 
 

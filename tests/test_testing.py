@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -459,7 +460,12 @@ SMALL = {  # as built in, but sooner made
 }
 
 
-@pytest.mark.parametrize("name", installed(tasks))
+def self_made() -> list[str]:
+    """Tasks that make their samples; those that read a user's `files` are tested on files of their own."""
+    return [n for n in installed(tasks) if "files" not in {f.name for f in dataclasses.fields(tasks.get(n))}]
+
+
+@pytest.mark.parametrize("name", self_made())
 def test_every_built_in_task_keeps_the_contract(name):
     try:
         task = tasks.create(name, SMALL.get(name))

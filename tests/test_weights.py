@@ -95,6 +95,17 @@ def test_a_folder_can_be_written_over_itself(tmp_path):
     assert differing(before, tensors_of(tmp_path)) == set()
 
 
+@pytest.mark.parametrize("family", ["gpt2", "mixtral", "vit_hf", "conformer_w2v2_relative", "rnnsearch"])
+def test_reading_draws_no_random_numbers(family, folder):
+    """Initial values of billions of weights, all of them overwritten, would take minutes."""
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    model = af.from_pretrained(folder(family))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    Model.of(model.architecture)
+    assert not torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_what_was_trained_is_written(folder, tmp_path):
     model = af.from_pretrained(folder("bert"))
     with torch.no_grad():

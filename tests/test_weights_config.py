@@ -20,6 +20,7 @@ from anyformer.architecture import (
     HeadConfig,
     RecurrentConfig,
     StreamConfig,
+    differences,
     names,
     preset,
 )
@@ -157,6 +158,49 @@ def test_every_field_is_obeyed(family, tmp_path):
         assert len(found) > 2 and all(comparison.holds for comparison in found), (change, found)
         af.to_pretrained(af.from_pretrained(directory), tmp_path / "again")
         assert config_of(tmp_path / "again") == config_of(directory), change
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "bert-base": {
+        "architectures": ["BertForMaskedLM"], "attention_probs_dropout_prob": 0.1, "gradient_checkpointing": False,
+        "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 768, "initializer_range": 0.02,
+        "intermediate_size": 3072, "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "model_type": "bert",
+        "num_attention_heads": 12, "num_hidden_layers": 12, "pad_token_id": 0, "position_embedding_type": "absolute",
+        "type_vocab_size": 2, "vocab_size": 30522,
+    },
+    "roberta-base": {
+        "architectures": ["RobertaForMaskedLM"], "bos_token_id": 0, "eos_token_id": 2, "hidden_act": "gelu",
+        "hidden_size": 768, "intermediate_size": 3072, "layer_norm_eps": 1e-5, "max_position_embeddings": 514,
+        "model_type": "roberta", "num_attention_heads": 12, "num_hidden_layers": 12, "pad_token_id": 1,
+        "type_vocab_size": 1, "vocab_size": 50265,
+    },
+    "gpt2-medium": {
+        "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "bos_token_id": 50256,
+        "eos_token_id": 50256, "layer_norm_epsilon": 1e-5, "model_type": "gpt2", "n_ctx": 1024, "n_embd": 1024,
+        "n_head": 16, "n_layer": 24, "n_positions": 1024, "n_special": 0, "vocab_size": 50257,
+    },
+    "t5-v1.1-base": {
+        "architectures": ["T5ForConditionalGeneration"], "d_ff": 2048, "d_kv": 64, "d_model": 768,
+        "decoder_start_token_id": 0, "dropout_rate": 0.1, "eos_token_id": 1, "feed_forward_proj": "gated-gelu",
+        "is_encoder_decoder": True, "layer_norm_epsilon": 1e-6, "model_type": "t5", "num_decoder_layers": 12,
+        "num_heads": 12, "num_layers": 12, "relative_attention_num_buckets": 32, "tie_word_embeddings": False,
+        "vocab_size": 32128,
+    },
+    "llama2-70b": {
+        "architectures": ["LlamaForCausalLM"], "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 8192,
+        "intermediate_size": 28672, "max_position_embeddings": 4096, "model_type": "llama", "num_attention_heads": 64,
+        "num_hidden_layers": 80, "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-5,
+        "rope_scaling": None, "tie_word_embeddings": False, "torch_dtype": "float16", "vocab_size": 32000,
+    },
+}  # fmt: skip
+"""Our name → what config.json says beside the published weights."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_config_describes_the_published_architecture(name):
+    config = PUBLISHED[name]
+    read, known = architecture_of(table_for(config), config), preset(name)
+    assert [str(d) for d in differences(known, replace(read, context=known.context)) if d.group != "training"] == []
 
 
 # What a config leaves unsaid

@@ -46,6 +46,8 @@ def attend(
         )
     if not len(q):
         return q  # nobody asks: no kernel needs to cope with that
+    if not len(k):
+        return torch.zeros_like(q)  # nor with nothing to see
     backend = _forced[-1] if _forced else _default_backend(q, bias, dropout)
     return backends[backend](q, k, v, mask, q.shape[-1] ** -0.5 if scale is None else scale, bias, dropout)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from jaxtyping import Float
@@ -50,10 +51,11 @@ class Block(nn.Module):
     def __init__(self, config: BackboneConfig, layer: int = 0) -> None:
         super().__init__()
         self.names: list[str] = []
+        counted: Counter[str] = Counter()
         for entry in config.recipe:
             kind = entry.removeprefix("half ")
-            earlier = sum(name.split("_2")[0] == kind for name in self.names)
-            self.names.append(f"{kind}_{earlier + 1}" if earlier else kind)
+            counted[kind] += 1
+            self.names.append(kind if counted[kind] == 1 else f"{kind}_{counted[kind]}")
             self.add_module(self.names[-1], Residual(entry, config, layer))
         self.end_norm = make_norm(config.norm, config.dim, config.norm_eps) if config.end_norm else nn.Identity()
 

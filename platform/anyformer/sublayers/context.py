@@ -22,8 +22,9 @@ Probe = Mapping[str, Hook]
 entry: what enters the first block, `[tokens, dim]`. block: what leaves each block. hidden: behind the final norm.
 attention.weights, cross_attention.weights: a list with `[heads, queries, keys]` for each document (computed for the
 hook; what it returns is not used). attention.heads, cross_attention.heads: `[tokens, heads, head_dim]`, before the
-output projection. feed_forward.keys: activations of the hidden units, `[tokens, hidden]`. feed_forward.experts: which
-experts each token takes, `[tokens, top_k]`, before they are called. feed_forward.balance: their load-balancing loss.
+output projection. feed_forward.keys: activations of the hidden units, `[tokens, hidden]`, one expert's tokens
+after the other's. feed_forward.experts: which experts each token takes, `[tokens, top_k]`, before they are called.
+feed_forward.balance: their load-balancing loss.
 The encoder's sites are the same behind "encoder.".
 """
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from anyformer.architecture import BackboneConfig
 from anyformer.errors import ConfigError, MaskError
 from anyformer.sublayers.context import Context
-from anyformer.sublayers.feed_forward import ACTIVATIONS
+from anyformer.sublayers.feed_forward import activation_named
 from anyformer.sublayers.normalisation import make_item_norm
 
 Lengths = tuple[int, ...]
@@ -84,17 +84,18 @@ class ConvolutionModule(nn.Module):
         super().__init__()
         dim, kernel, bias = config.dim, config.kernel, config.convolution_bias
         self.expand = nn.Linear(dim, 2 * dim, bias=bias)
-        padding = (kernel - 1, 0) if config.causal_convolution else None
+        self.causal = config.causal_convolution
+        padding = (kernel - 1, 0) if self.causal else None
         self.depthwise = PackedConv1d(dim, dim, kernel, groups=dim, bias=bias, padding=padding)
         self.norm = make_item_norm(config.convolution_norm, dim)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = activation_named(config.activation)
         self.project = nn.Linear(dim, dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "tokens dim"], context: Context) -> Float[Tensor, "tokens dim"]:
         """Neighbours in time are mixed, never across a document's edge."""
         if context.cache is not None:
             raise ConfigError("A convolution needs its whole item at once; it cannot run from a KV cache.")
-        if context.mask.hides_later_keys:
+        if context.mask.hides_later_keys and not self.causal:
             raise MaskError(
                 "A convolution sees later slots too; expected a bidirectional mask, got one that hides some."
             )

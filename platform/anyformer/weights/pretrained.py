@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from anyformer.architecture import Architecture, HeadConfig, StreamConfig
@@ -100,9 +100,11 @@ class Undrawn(TorchFunctionMode):
     """Inside, no random values are drawn: a model of billions of weights is made in the time that its memory takes,
     and filled from a file."""
 
+    DRAWN = frozenset({Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_})
+
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func in (Tensor.normal_, Tensor.uniform_):
-            return args[0]
+        if func in self.DRAWN:
+            return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
 
 

@@ -66,9 +66,11 @@ def config_of(table: Table, architecture: Architecture, known: Config | None = N
         architecture = _tied_as(said, architecture)
         data, before, config = _explicit(architecture), _explicit(said), copy.deepcopy(dict(known))
         changed = [path for path in table.config if _get(before, path) != _get(data, path)]
+    written: dict[str, Any] = {}
     for path in changed:
         if _get(data, path) is not ABSENT:
-            config.update(_theirs(table.config[path], _get(data, path), data))
+            written = {**_theirs(table.config[path], _get(data, path), data), **written}  # a key's first meaning counts
+    config |= written
     _check(table, architecture, config)
     return config
 
@@ -148,6 +150,7 @@ def _value(expression: Any, config: Config) -> Any:
 
 
 def _theirs(expression: Any, wanted: Any, architecture: dict[str, Any]) -> dict[str, Any]:
+    """Their keys for one of our settings; none where no value means it, which `_check` will notice."""
     if isinstance(expression, str):
         return {expression: wanted}
     if "constant" in expression:
@@ -159,10 +162,7 @@ def _theirs(expression: Any, wanted: Any, architecture: dict[str, Any]) -> dict[
         return {key: wanted}
     values = expression["values"]
     values = VALUES[values] if isinstance(values, str) else values
-    for theirs, ours in values.items():
-        if ours == wanted:
-            return {key: theirs}
-    raise WeightsError(f"No value of {key!r} means {wanted!r}.")
+    return next(({key: theirs} for theirs, ours in values.items() if ours == wanted), {})
 
 
 def _laid_over(data: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
