@@ -35,7 +35,10 @@ SHAPE = r"\d+(?: x \d+)*|a number"
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
-    return {family: sketch(family, tmp_path_factory.mktemp(family)) for family in FAMILIES}
+    made = {family: sketch(family, tmp_path_factory.mktemp(family)) for family in FAMILIES}
+    # Of a T5 1.1, transformers 5 says that it is tied, and then a file without an output table is whole.
+    altered(made["t5_v1_1"], config=lambda config: {**config, "tie_word_embeddings": False})
+    return made
 
 
 def listed(said: str) -> dict[str, set[str]]:
