@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 
-from anyformer.contracts import Tokenizer
 from anyformer.errors import ConfigError, SampleError, TokenizerError
-from anyformer.tokens import Stream, StreamSpec, Tokens
+from anyformer.tokens import StreamSpec
 from anyformer_tokenizers.text.directory import Files, gathered, sealed, unsealed
-from anyformer_tokenizers.text.items import Items, itemised, require_items
+from anyformer_tokenizers.text.items import Items, require_items
+from anyformer_tokenizers.text.laid import LaidText
 from anyformer_tokenizers.text.marks import Marks
 from anyformer_tokenizers.text.raw import checked, made_up
 from anyformer_tokenizers.text.reading import TEXT, Reading
@@ -35,7 +34,7 @@ FITTED_SIZE = 1024
 
 
 @dataclass
-class PretrainedTextTokenizer(Tokenizer):
+class PretrainedTextTokenizer(LaidText):
     """`str` ⇄ the ids of a checkpoint's own tokenizer, one discrete stream named after this one.
 
     directory: where the files are; they are read once and travel in the checkpoint, so the path does not.
@@ -103,35 +102,7 @@ class PretrainedTextTokenizer(Tokenizer):
     def streams(self) -> tuple[StreamSpec, ...]:
         known = self._known
         size = max(known.vocabulary.size, self.vocab_size)
-        pieces = StreamSpec.discrete(self.name, size, end=known.end, special=self._known_marks.roles)
-        if not self.segments:
-            return (pieces,)
-        return pieces, StreamSpec.discrete(self._segment_stream, self.segments, overlay=True)
-
-    def encode(self, raw: str) -> Tokens:
-        """Raises SampleError for anything but valid Unicode text and for one that has no tokens, LimitError beyond
-        `max_chars`."""
-        ids = self._ids(raw)
-        marks = self._known_marks
-        tokens = itemised(self.name, ids, [marks.spelled(i) for i in ids] if self.items != "text" else [], self.items)
-        if not self.segments:
-            return tokens
-        segment = Stream.whole(torch.full((len(ids),), self.segment))
-        return replace(tokens, streams={**tokens.streams, self._segment_stream: segment})
-
-    def decode(self, tokens: Tokens) -> str:
-        """The text up to its end, without special tokens."""
-        if self.name not in tokens.streams:
-            raise TokenizerError(
-                f"Tokenizer {self.name!r} decodes the stream {self.name!r}; got {sorted(tokens.streams)}."
-            )
-        for spec in self.streams:
-            if spec.name in tokens.streams:
-                self._require_inside(spec, tokens.streams[spec.name].values.tolist())
-        return self._known.decode(tokens.streams[self.name].values.tolist())
-
-    def length(self, raw: str) -> int:
-        return len(self._ids(raw))
+        return self._specs(size, known.end, self._known_marks.roles)
 
     def example(self, rng: np.random.Generator) -> str:
         return f"the seven {made_up(rng)}"  # a text of blanks alone has no tokens in many vocabularies
@@ -178,9 +149,11 @@ class PretrainedTextTokenizer(Tokenizer):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reading": None, "_marks": None}
 
-    @property
-    def _segment_stream(self) -> str:
-        return f"{self.name}.segment"
+    def _spelled(self, piece: int) -> bytes | None:
+        return self._known_marks.spelled(piece)
+
+    def _said(self, ids: list[int]) -> str:
+        return self._known.decode(ids)
 
     def _ids(self, raw: str) -> list[int]:
         known = self._known

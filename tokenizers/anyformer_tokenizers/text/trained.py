@@ -19,12 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 import sentencepiece
-import torch
 
-from anyformer.contracts import Tokenizer
 from anyformer.errors import ConfigError, SampleError, TokenizerError
-from anyformer.tokens import Stream, StreamSpec, Tokens
-from anyformer_tokenizers.text.items import Items, itemised, require_items
+from anyformer.tokens import StreamSpec
+from anyformer_tokenizers.text.items import Items, require_items
+from anyformer_tokenizers.text.laid import LaidText
 from anyformer_tokenizers.text.raw import checked, made_up
 
 MODEL_FILE = "sentencepiece.model"
@@ -71,7 +70,7 @@ PROBE = "  \ufb01 \uff21\n\r\t\0e\u0301 caf\u00e9 \U0001f642 \U0010fffd  "
 
 
 @dataclass
-class TextTokenizer(Tokenizer):
+class TextTokenizer(LaidText):
     """`str` ⇄ `<s> pieces </s>`, one discrete stream named after the tokenizer; `</s>` ends a generated run.
 
     vocab_size: pieces to train for; a small corpus yields fewer, and `streams` tells the number it came to.
@@ -142,32 +141,7 @@ class TextTokenizer(Tokenizer):
     @property
     def streams(self) -> tuple[StreamSpec, ...]:
         pieces = self._pieces
-        text = StreamSpec.discrete(self.name, len(pieces), end=pieces.end, special=pieces.special)
-        if not self.segments:
-            return (text,)
-        return text, StreamSpec.discrete(self._segment_stream, self.segments, overlay=True)
-
-    def encode(self, raw: str) -> Tokens:
-        """Raises SampleError for anything but valid Unicode text, LimitError beyond `max_chars`."""
-        ids = self._ids(raw)
-        tokens = itemised(self.name, ids, [self._pieces.spelled(i) for i in ids], self.items)
-        if self.segments:
-            tokens.streams[self._segment_stream] = Stream.whole(torch.zeros(len(ids), dtype=torch.int64))
-        return tokens
-
-    def decode(self, tokens: Tokens) -> str:
-        """The text up to the first `</s>`. Bytes that are not UTF-8 (a model may emit them) become U+FFFD."""
-        if self.name not in tokens.streams:
-            raise TokenizerError(
-                f"Tokenizer {self.name!r} decodes the stream {self.name!r}; got {sorted(tokens.streams)}."
-            )
-        for spec in self.streams:
-            if spec.name in tokens.streams:
-                self._require_inside(spec, tokens.streams[spec.name].values.tolist())
-        return self._pieces.decode(tokens.streams[self.name].values.tolist())
-
-    def length(self, raw: str) -> int:
-        return len(self._ids(raw))
+        return self._specs(len(pieces), pieces.end, pieces.special)
 
     def example(self, rng: np.random.Generator) -> str:
         return made_up(rng)
@@ -218,9 +192,12 @@ class TextTokenizer(Tokenizer):
         """Roles of the pieces that are reserved beside those of every vocabulary."""
         return [*self.special, *(f"sentinel_{i}" for i in range(self.sentinels))]
 
-    @property
-    def _segment_stream(self) -> str:
-        return f"{self.name}.segment"
+    def _spelled(self, piece: int) -> bytes | None:
+        return self._pieces.spelled(piece)
+
+    def _said(self, ids: list[int]) -> str:
+        """Bytes that are not UTF-8 (a model may emit them) become U+FFFD."""
+        return self._pieces.decode(ids)
 
     def _load(self, model: bytes, origin: str) -> None:
         try:
