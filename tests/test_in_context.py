@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyformer.architecture import Architecture
-from anyformer.batch import pack
+from anyformer.batch import pack, within
 from anyformer.errors import ConfigError, LimitError
-from anyformer.evaluation.likelihood import TextModel, window_edges, within
+from anyformer.evaluation.likelihood import TextModel, window_edges
 from anyformer.model import Model
 from anyformer.tokens import Tokens
 from anyformer_tasks.in_context import Lambada, MultipleChoice, OpenQA, Perplexity

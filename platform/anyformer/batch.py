@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Int64
@@ -12,6 +13,8 @@ from torch import Tensor
 from anyformer.errors import ConfigError
 from anyformer.mask import Mask
 from anyformer.tokens import Stream, Tokens, with_rank
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,24 @@ def pack(examples: Sequence[Example], rank: int | None = None, pad_to: int | Non
         counts=target_counts(packed_targets),
         source=_pack_sources(examples, len(padding)),
     )
+
+
+def within(items: Iterable[T], budget: int, size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Consecutive runs of items of at most `budget` together; one larger than that stands alone.
+
+    >>> list(within([3, 2, 4, 9, 1], 5, lambda item: item))
+    [[3, 2], [4], [9], [1]]
+    """
+    run: list[T] = []
+    held = 0
+    for item in items:
+        if run and held + size(item) > budget:
+            yield run
+            run, held = [], 0
+        run.append(item)
+        held += size(item)
+    if run:
+        yield run
 
 
 def _pack_sources(examples: Sequence[Example], padding: int) -> Batch | None:

@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -84,30 +83,32 @@ def prompt(model: Model, arguments: argparse.Namespace) -> Example:
     if arguments.prompt is not None:
         text = _tokenizer(model, "text")
         given.append(_open(text.encode(arguments.prompt), text.streams[0]))
-    if not given:
-        raise ConfigError("Nothing to go on: give --prompt TEXT or --input TOKENIZER=VALUE.")
-    return Example(Tokens.laid_end_to_end(given), {}, prefix)
+    return Example(_together(given), {}, prefix)
 
 
 def translation(model: Model, arguments: argparse.Namespace, stream: str) -> Example:
     """The given values, text included, as a source that is read whole; the answer begins with its start value."""
     text = [] if arguments.prompt is None else [f"text={arguments.prompt}"]
-    source = prompt(model, argparse.Namespace(input=[*arguments.input, *text], prompt=None))
+    source = _together(_inputs(model, [*arguments.input, *text]))
     start = Tokens.of(stream, torch.tensor([start_of(model, stream)]))
-    return Example(start, {}, source=replace(source, prefix=source.tokens.length))
+    return Example(start, {}, source=Example(source, {}, source.length))
 
 
 def start_of(model: Model, stream: str) -> int:
-    """The value that a decoder's answer begins behind: as published weights say, or the stream's own start."""
-    config = {} if model.origin is None else model.origin.config
-    found = config.get("decoder_start_token_id")
-    found = model.specs[stream].special.get("start") if found is None else found
+    """The value that a decoder's answer begins behind."""
+    found = model.opening(stream)
     if found is None:
         raise ConfigError(
             f"The decoder's answer in stream {stream!r} has no value to start with; let its tokenizer name one "
             "(special: start), or use published weights whose config has decoder_start_token_id."
         )
-    return int(found)
+    return found
+
+
+def _together(given: list[Tokens]) -> Tokens:
+    if not given:
+        raise ConfigError("Nothing to go on: give --prompt TEXT or --input TOKENIZER=VALUE.")
+    return Tokens.laid_end_to_end(given)
 
 
 def _inputs(model: Model, entries: list[str]) -> list[Tokens]:

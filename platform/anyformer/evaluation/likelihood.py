@@ -8,20 +8,19 @@ context stands on the source axis, and the continuation behind the value that op
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 
-from anyformer.batch import Example, pack
+from anyformer.batch import Example, pack, within
 from anyformer.errors import ConfigError, LimitError, SampleError, unknown
 from anyformer.model import GREEDY, Model
+from anyformer.model.spoken import first_of
 from anyformer.tokens import Stream, StreamSpec, Tokens
 
-T = TypeVar("T")
 PROBE = "a"  # any text tells which marks stand around all of them
 
 
@@ -81,12 +80,11 @@ class TextModel:
     @cached_property
     def opening(self) -> int:
         """The value that a text without context, or a target sequence, begins behind."""
-        special, config = self.spec.special, getattr(self.model.origin, "config", None) or {}
+        special = self.spec.special
         if self.model.encoder is None:
             found = [self.start, *self.marks[0][-1:], special.get("start"), self.spec.end]
         else:
-            stated = config.get("decoder_start_token_id")
-            found = [self.start, stated, special.get("start"), special.get("pad"), self.spec.end]
+            found = [self.start, self.model.opening(self.spec.name), special.get("pad"), self.spec.end]
         opening = next((value for value in found if value is not None), None)
         if opening is None:
             raise ConfigError(f"Tokenizer {self.tokenizer!r} has no value that opens a text; give one as `start`.")
@@ -253,21 +251,7 @@ def cut(text: str, until: Sequence[str]) -> str:
     >>> cut("Paris\\nQ: and", ["\\n", "Q:"])
     'Paris'
     """
-    return text[: min((at for mark in until if mark and (at := text.find(mark)) >= 0), default=len(text))]
-
-
-def within(items: Sequence[T], budget: int, size: Callable[[T], int]) -> Iterator[list[T]]:
-    """Consecutive runs of items of at most `budget` together; one larger than that stands alone."""
-    run: list[T] = []
-    held = 0
-    for item in items:
-        if run and held + size(item) > budget:
-            yield run
-            run, held = [], 0
-        run.append(item)
-        held += size(item)
-    if run:
-        yield run
+    return text[: first_of([mark for mark in until if mark], text)]
 
 
 def _size(example: Example) -> int:

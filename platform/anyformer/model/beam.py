@@ -19,10 +19,10 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from anyformer.batch import Example
-from anyformer.errors import ConfigError, NonFiniteError, SampleError, unknown
+from anyformer.errors import ConfigError, NonFiniteError, unknown
 from anyformer.model.network import Network
 from anyformer.model.rules import Rule
-from anyformer.model.saying import behind, run_of
+from anyformer.model.saying import asked, behind, run_of
 from anyformer.model.session import begun
 from anyformer.tokens import Tokens
 
@@ -107,14 +107,9 @@ def search(
     network: Network, prompts: Sequence[Example], stream: str, settings: Beams, end: int | EllipsisType | None = ...
 ) -> list[list[Hypothesis]]:
     """See `Model.beam_search`."""
-    spec = network.specs.get(stream)
-    if spec is None or not spec.is_discrete:
-        raise unknown("discrete stream", stream, [s.name for s in network.specs.values() if s.is_discrete])
-    end = spec.end if isinstance(end, EllipsisType) else end
+    spec, end = asked(network, prompts, stream, end)
     if end is not None and not 0 <= end < spec.width:
         raise ConfigError(f"end={end}; expected a value of stream {stream!r}, from 0 to {spec.width - 1}, or None.")
-    if not all(prompt.tokens.length for prompt in prompts):
-        raise SampleError("A prompt is empty; expected at least one token to go on from.")
     if not prompts:
         return []
     session = begun(network, prompts)

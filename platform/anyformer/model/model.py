@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from anyformer.architecture import Architecture, HeadConfig, StackConfig
-from anyformer.batch import Example, pack
+from anyformer.batch import Example, pack, within
 from anyformer.contracts import Sample, Task, Tokenizer, prepare
 from anyformer.errors import ConfigError, TokenizerError, unknown
 from anyformer.model.beam import Beams, Hypothesis, search
@@ -85,6 +85,11 @@ class Model(Network):
         """Everything but weights and tokenizers, as plain JSON values."""
         return self.architecture.as_json()
 
+    def opening(self, stream: str) -> int | None:
+        """The value that a decoder's answer begins behind: as published weights say, or the stream's own start."""
+        stated = None if self.origin is None else self.origin.config.get("decoder_start_token_id")
+        return self.specs[stream].special.get("start") if stated is None else int(stated)
+
     def session(self, count: int, seed: int = 0, source: Sequence[Example] | None = None) -> Session:
         """`count` parallel sequences to append to and sample from, each with its source if the model reads one."""
         return Session(self, count, seed, source)
@@ -155,7 +160,7 @@ class Model(Network):
     def log_likelihoods(self, examples: Sequence[Example], token_budget: int = 8192) -> list[tuple[float, int]]:
         """For each example, the sum of log probabilities (nats) of its discrete targets, and their number."""
         found: list[tuple[float, int]] = []
-        for part in _within_budget(examples, token_budget):
+        for part in within(examples, token_budget, lambda example: example.tokens.length):
             batch = pack(part, self.rank).to(self.device)
             hidden = self(batch)
             sums = torch.zeros(len(part), dtype=torch.float64, device=self.device)
@@ -188,15 +193,3 @@ def _plain_heads(names: Sequence[str], specs: Sequence[StreamSpec], tie: bool) -
 
 def _chunks(items: Sequence, size: int) -> Iterator[Sequence]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _within_budget(examples: Sequence[Example], budget: int) -> Iterator[list[Example]]:
-    """Consecutive runs of examples of at most `budget` slots; one longer than that stands alone."""
-    run: list[Example] = []
-    for example in examples:
-        if run and sum(e.tokens.length for e in run) + example.tokens.length > budget:
-            yield run
-            run = []
-        run.append(example)
-    if run:
-        yield run

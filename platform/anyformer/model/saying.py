@@ -14,7 +14,7 @@ from anyformer.errors import SampleError, unknown
 from anyformer.model.network import Network
 from anyformer.model.sampling import Said
 from anyformer.model.session import Session, begun
-from anyformer.tokens import Tokens
+from anyformer.tokens import StreamSpec, Tokens
 
 
 class Answer:
@@ -23,8 +23,9 @@ class Answer:
     history: the prompt's values of the stream, then those said.
     """
 
-    def __init__(self, prompt: Tokens, stream: str, room: int, end: int | None) -> None:
-        self.start, self.history = behind(prompt, stream)
+    def __init__(self, prompt: Example, stream: str, room: int, end: int | None) -> None:
+        self.prompt = prompt
+        self.start, self.history = behind(prompt.tokens, stream)
         self.stream, self.end, self.room = stream, end, room
         self.given = len(self.history)
 
@@ -72,6 +73,18 @@ def run_of(stream: str, values: Sequence[int], position: int) -> Tokens:
     return replace(laid, positions=laid.positions + position)
 
 
+def asked(
+    network: Network, prompts: Sequence[Example], stream: str, end: int | EllipsisType | None
+) -> tuple[StreamSpec, int | None]:
+    """The stream, and where an answer in it ends; an error for what cannot be answered."""
+    spec = network.specs.get(stream)
+    if spec is None or not spec.is_discrete:
+        raise unknown("discrete stream", stream, [s.name for s in network.specs.values() if s.is_discrete])
+    if not all(prompt.tokens.length for prompt in prompts):
+        raise SampleError("A prompt is empty; expected at least one token to go on from.")
+    return spec, spec.end if isinstance(end, EllipsisType) else end
+
+
 def say(
     network: Network,
     prompts: Sequence[Example],
@@ -81,15 +94,10 @@ def say(
     end: int | EllipsisType | None = ...,
 ) -> Iterator[list[list[Said]]]:
     """Round by round what is said behind each prompt. See `Model.generate`."""
-    spec = network.specs.get(stream)
-    if spec is None or not spec.is_discrete:
-        raise unknown("discrete stream", stream, [s.name for s in network.specs.values() if s.is_discrete])
-    if not all(prompt.tokens.length for prompt in prompts):
-        raise SampleError("A prompt is empty; expected at least one token to go on from.")
+    _, end = asked(network, prompts, stream, end)
     if not prompts or max_new < 1:
         return iter(())
-    end = spec.end if isinstance(end, EllipsisType) else end
-    answers = [Answer(prompt.tokens, stream, max_new, end) for prompt in prompts]
+    answers = [Answer(prompt, stream, max_new, end) for prompt in prompts]
     return _rounds(network, prompts, strategy, answers)
 
 

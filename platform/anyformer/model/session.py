@@ -31,7 +31,6 @@ class Session:
         like = next(network.parameters())
         self.last = like.new_zeros(count, network.backbone.config.width)
         self.dice = Dice(seed, count)
-        self.prompts: Sequence[Example] = ()
         self.states = self.last[:0]  # hidden states of all that was appended last
         self.had: list[list[Tokens]] = [[] for _ in range(count)]  # what was appended to each, piece by piece
 
@@ -127,7 +126,6 @@ def begun(network: Network, prompts: Sequence[Example], seed: int = 0) -> Sessio
         raise SampleError(f"{len(sources)} of {len(prompts)} prompts have a source; expected all or none.")
     session = Session(network, len(prompts), seed, sources or None)
     session.append([prompt.tokens for prompt in prompts], [prompt.prefix for prompt in prompts])
-    session.prompts = prompts
     return session
 
 

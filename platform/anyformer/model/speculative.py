@@ -40,7 +40,7 @@ class Speculative:
         if known is None or known.width != network.specs[stream].width:
             raise ConfigError(f"The draft model has no stream {stream!r} of {network.specs[stream].width} values.")
         dice = Dice(self.sampling.seed, len(answers))
-        drafting, reading = Reader(begun(self.draft, session.prompts)), Reader(session)
+        drafting, reading = Reader(begun(self.draft, [answer.prompt for answer in answers])), Reader(session)
         first = self.sampling.choose(network.read(stream, session.last), [a.history for a in answers], dice)
         nats = log_probabilities(network.read(stream, session.last), first)
         said = checked(stream, first, nats, [True] * len(answers))

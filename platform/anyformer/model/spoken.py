@@ -36,7 +36,7 @@ def spoken(said: Iterable[Said], tokenizer: Decoder, stop: Sequence[str] = ()) -
     for one in said:
         values.append(one.value)
         text = tokenizer.decode(Tokens.of(stream, torch.tensor(values)))
-        found = _first_of(stop, text)
+        found = first_of(stop, text)
         certain = text[:found] if found is not None else text[: len(text) - _uncertain(text, stop)]
         if len(certain) > told:
             yield certain[told:]
@@ -47,8 +47,8 @@ def spoken(said: Iterable[Said], tokenizer: Decoder, stop: Sequence[str] = ()) -
         yield text[told:]
 
 
-def _first_of(stop: Sequence[str], text: str) -> int | None:
-    """Where the first of these begins."""
+def first_of(stop: Sequence[str], text: str) -> int | None:
+    """Where the first of these begins; None where there is none."""
     return min((at for one in stop if (at := text.find(one)) >= 0), default=None)
 
 

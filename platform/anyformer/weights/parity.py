@@ -21,8 +21,8 @@ from torch import Tensor
 from anyformer.batch import Batch
 from anyformer.errors import WeightsError
 from anyformer.model import Beams, Model
+from anyformer.model.saying import behind, run_of
 from anyformer.model.session import begun
-from anyformer.tokens import Stream, Tokens
 from anyformer.weights import files
 from anyformer.weights.fixture import Facts, Reading, padded, prompts, read
 from anyformer.weights.pretrained import from_pretrained
@@ -267,15 +267,12 @@ def _generations(model: Model, path: Path, inputs: dict, outputs: dict, facts: F
 def _greedy(model: Model, given: list, new: int) -> tuple[Tensor, Tensor]:
     """int64[prompts, new] likeliest ids one by one, and the logits they were chosen by."""
     session = begun(model, given)
-    at = [int(prompt.tokens.positions.max()) + 1 for prompt in given]
+    at = [behind(prompt.tokens, "text")[0] for prompt in given]
     logits = []
     for step in range(new):
         logits.append(model.read("text", session.last))
-        chosen = logits[-1].argmax(-1)
-        session.append([
-            Tokens({"text": Stream.whole(value[None])}, 1, torch.tensor([[position + step]]))
-            for value, position in zip(chosen, at, strict=True)
-        ])  # fmt: skip
+        chosen = logits[-1].argmax(-1).tolist()
+        session.append([run_of("text", [value], position + step) for value, position in zip(chosen, at, strict=True)])
     return torch.stack([x.argmax(-1) for x in logits], 1), torch.stack(logits, 1)
 
 
