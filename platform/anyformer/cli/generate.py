@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise unknown("tokenizer", arguments.output, model.tokenizers)
     tokenizer = model.tokenizers[arguments.output]
     stream = tokenizer.streams[0].name
-    asked = prompt(model, arguments) if model.encoder is None else translation(model, arguments, stream)
+    inputs, text = arguments.input, arguments.prompt
+    asked = prompt(model, inputs, text) if model.encoder is None else translation(model, inputs, text, stream)
     heard: list[Said] = []
     start = time.perf_counter()
     _tell(_heard(_said(model, asked, stream, arguments), heard), tokenizer, arguments.stop, heard)
@@ -76,20 +77,19 @@ def _tell(said: Iterator[Said], tokenizer: Tokenizer, stop: list[str], heard: li
     print(tokenizer.decode(Tokens.of(tokenizer.streams[0].name, values)))
 
 
-def prompt(model: Model, arguments: argparse.Namespace) -> Example:
+def prompt(model: Model, inputs: Sequence[str], text: str | None) -> Example:
     """The given values as a context seen in both directions, then the text to continue."""
-    given = _inputs(model, arguments.input)
+    given = _inputs(model, inputs)
     prefix = sum(tokens.length for tokens in given)
-    if arguments.prompt is not None:
-        text = _tokenizer(model, "text")
-        given.append(_open(text.encode(arguments.prompt), text.streams[0]))
+    if text is not None:
+        tokenizer = _tokenizer(model, "text")
+        given.append(_open(tokenizer.encode(text), tokenizer.streams[0]))
     return Example(_together(given), {}, prefix)
 
 
-def translation(model: Model, arguments: argparse.Namespace, stream: str) -> Example:
+def translation(model: Model, inputs: Sequence[str], text: str | None, stream: str) -> Example:
     """The given values, text included, as a source that is read whole; the answer begins with its start value."""
-    text = [] if arguments.prompt is None else [f"text={arguments.prompt}"]
-    source = _together(_inputs(model, [*arguments.input, *text]))
+    source = _together(_inputs(model, [*inputs, *([] if text is None else [f"text={text}"])]))
     start = Tokens.of(stream, torch.tensor([start_of(model, stream)]))
     return Example(start, {}, source=Example(source, {}, source.length))
 
@@ -111,7 +111,7 @@ def _together(given: list[Tokens]) -> Tokens:
     return Tokens.laid_end_to_end(given)
 
 
-def _inputs(model: Model, entries: list[str]) -> list[Tokens]:
+def _inputs(model: Model, entries: Sequence[str]) -> list[Tokens]:
     given = []
     for entry in entries:
         name, separator, value = entry.partition("=")

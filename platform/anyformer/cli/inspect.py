@@ -73,17 +73,13 @@ def given(model: Model, arguments: argparse.Namespace) -> tuple[Example, list[st
         inputs, text = [*inputs, f"text={text}"], None
     of_source = [entry for entry in inputs if _streams(model, entry.partition("=")[0]) & reads]
     rest, notes = [entry for entry in inputs if entry not in of_source], []
-    source = _prompt(model, of_source) if of_source else None
+    source = prompt(model, of_source, None) if of_source else None
     if source is not None and not rest and text is None:
         example = answer(model, source, arguments.answer)
         notes = [OWN_ANSWER] if arguments.answer is None else []
     else:
-        example = replace(_prompt(model, rest, text), source=source)
+        example = replace(prompt(model, rest, text), source=source)
     return (with_targets(model, example) if causal else replace(example, prefix=example.tokens.length)), notes
-
-
-def _prompt(model: Model, inputs: Sequence[str], text: str | None = None) -> Example:
-    return prompt(model, argparse.Namespace(input=inputs, prompt=text))
 
 
 def _streams(model: Model, tokenizer: str) -> set[str]:
@@ -98,7 +94,7 @@ def answer(model: Model, source: Example, text: str | None) -> Example:
     first = 0 if origin is None else origin.config.get("decoder_start_token_id") or 0
     start = Tokens.of(stream, torch.tensor([first]))
     if text is not None:
-        said = _prompt(model, [], text).tokens
+        said = prompt(model, [], text).tokens
     else:
         (said,) = model.generate([Example(start, {}, source=source)], stream, MOST_SAID)
     return Example(Tokens.laid_end_to_end([start, said]), {}, source=source)
