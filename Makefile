@@ -11,7 +11,7 @@ PIP := env -u PIP_USER -u PIP_TARGET -u PIP_PREFIX -u PIP_ROOT -u PIP_DRY_RUN -u
 	-u PIP_CONSTRAINT -u PIP_REQUIRE_HASHES -u PYTHONHOME -u PYTHONPATH $(VENV)/bin/python -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench parity
+.PHONY: help setup demo test lint bench
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,12 +29,9 @@ lint: $(READY) ## style, format and types
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ty check platform tokenizers tasks
 
-bench: $(READY) ## time what benchmarks/ times
+bench: $(READY) ## run the timings in benchmarks/ (parity.py there is no timing)
 	@set -e; for script in $(filter-out benchmarks/parity.py,$(sort $(wildcard benchmarks/*.py))); do \
 		echo "$$script"; $(VENV)/bin/python "$$script" $(ARGS); done
-
-parity: $(READY) ## hold every family against its reference; rewrites docs/results/parity.md
-	$(VENV)/bin/python benchmarks/parity.py $(ARGS)
 
 # The stamp goes first and comes back last, so a set-up that was interrupted starts over on a clean `.venv`.
 $(READY): pyproject.toml
