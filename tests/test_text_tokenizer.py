@@ -117,7 +117,7 @@ def test_half_a_character_is_replaced(text: TextTokenizer) -> None:
 
 @pytest.mark.parametrize("strange", [-1, 1024, 10**12])
 def test_foreign_ids_are_refused(text: TextTokenizer, strange: int) -> None:
-    with pytest.raises(TokenizerError, match=f"no piece {strange}.*0 to 1023"):
+    with pytest.raises(TokenizerError, match=f"no value {strange}.*0 to 1023"):
         text.decode(Tokens.of("text", torch.tensor([1, strange])))
 
 

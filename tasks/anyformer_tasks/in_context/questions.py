@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from anyformer.contracts import Sample, Split, Task
 from anyformer.errors import ConfigError
 from anyformer.evaluation.likelihood import TextModel
 from anyformer.objectives import NextToken
+from anyformer_tasks.files import content as content
+from anyformer_tasks.files import read as read
 from anyformer_tasks.in_context.prompt import Prompt, Record, shots
 
 if TYPE_CHECKING:
@@ -92,30 +91,3 @@ def record_of(sample: Sample) -> Record:
     if not isinstance(sample, Question):
         raise ConfigError(f"Sample {sample.id!r} has no record; expected one of this task's own examples.")
     return sample.record
-
-
-def read(path: Path, source: str) -> list[Record]:
-    """The records of a JSONL, JSON or CSV file. ConfigError says where to get a file that is not there."""
-    text = content(path, source)
-    try:
-        if path.suffix == ".csv":
-            return list(csv.DictReader(io.StringIO(text)))
-        if path.suffix == ".json":
-            return list(_listed(json.loads(text)))
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
-        raise ConfigError(f"{path} is not {path.suffix[1:].upper()} ({error}); download it again.") from error
-
-
-def content(path: Path, source: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror}); expected {source}. Download it and set data_dir."
-        ) from error
-
-
-def _listed(document: Any) -> Iterator[Any]:
-    """The records of a JSON document: a list, or a list under `Data` (TriviaQA's)."""
-    yield from document["Data"] if isinstance(document, Mapping) and "Data" in document else document

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
 
 from anyformer.contracts import Tokenizer
-from anyformer.errors import TokenizerError
+from anyformer.errors import ConfigError, SampleError, TokenizerError
 from anyformer.tokens import Stream, StreamSpec, Tokens
-from anyformer_tokenizers.text.items import Items, itemised
+from anyformer_tokenizers.text.items import Items, itemised, require_items
+from anyformer_tokenizers.text.raw import checked
+
+OWN_ROLES = ("start", "end")
+"""Of the values around a text: a vocabulary that is made here has them anyway."""
 
 
 class LaidText(Tokenizer):
@@ -34,9 +38,14 @@ class LaidText(Tokenizer):
     def _said(self, ids: list[int]) -> str:
         """The text that pieces spell."""
 
-    @abstractmethod
     def _require_inside(self, spec: StreamSpec, ids: list[int]) -> None:
         """TokenizerError for a value that the stream does not have."""
+        outside = [i for i in ids if not 0 <= i < spec.width]
+        if outside:
+            raise TokenizerError(
+                f"Tokenizer {self.name!r} has no value {outside[0]} in stream {spec.name!r}; "
+                f"expected 0 to {spec.width - 1}. Decode with the tokenizer the tokens were made with."
+            )
 
     @property
     def _segment_stream(self) -> str:
@@ -71,3 +80,38 @@ class LaidText(Tokenizer):
 
     def length(self, raw: str) -> int:
         return len(self._ids(raw))
+
+
+class FittedText(LaidText):
+    """A vocabulary that is made here, with values reserved for roles.
+
+    special: the roles, such as mask, class or separator, and sentinels: how many marks of a gap (sentinel_0, …). No
+    text spells them; an objective finds them by their role in the stream's spec.
+    """
+
+    special: list[str]
+    sentinels: int
+
+    @property
+    def _reserved(self) -> list[str]:
+        """The roles that are asked for, in the order of their values."""
+        return [*self.special, *(f"sentinel_{i}" for i in range(self.sentinels))]
+
+    def _require_layout(self) -> None:
+        """ConfigError for settings that name no roles, items or segments."""
+        if len({*self._reserved, *OWN_ROLES}) < len(self._reserved) + len(OWN_ROLES):
+            raise ConfigError(
+                f"Tokenizer {self.name!r} has special={self.special}; expected each role once, without "
+                f"{', '.join(OWN_ROLES)}, which every vocabulary has."
+            )
+        if self.sentinels < 0 or self.segments < 0:
+            raise ConfigError(
+                f"Tokenizer {self.name!r} has sentinels={self.sentinels}, segments={self.segments}; expected 0 or more."
+            )
+        require_items(self.name, self.items)
+
+    def _texts(self, samples: Iterable[str]) -> Iterator[str]:
+        """What is given to fit on; SampleError for what is no text."""
+        if isinstance(samples, str):
+            raise SampleError(f"Tokenizer {self.name!r} fits on an iterable of str; got one str. Put it in a list.")
+        return (checked(sample, self.name) for sample in samples)

@@ -165,14 +165,6 @@ class PretrainedTextTokenizer(LaidText):
             )
         return ids
 
-    def _require_inside(self, spec: StreamSpec, ids: list[int]) -> None:
-        outside = [i for i in ids if not 0 <= i < spec.width]
-        if outside:
-            raise TokenizerError(
-                f"Tokenizer {self.name!r} has no value {outside[0]} in stream {spec.name!r}; "
-                f"expected 0 to {spec.width - 1}. Decode with the tokenizer the tokens were made with."
-            )
-
     def _require_settings(self) -> None:
         """ConfigError for a setting that is out of range."""
         complaint = None

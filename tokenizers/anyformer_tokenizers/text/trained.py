@@ -20,10 +20,10 @@ from typing import Any, Literal
 import numpy as np
 import sentencepiece
 
-from anyformer.errors import ConfigError, SampleError, TokenizerError
+from anyformer.errors import ConfigError, TokenizerError
 from anyformer.tokens import StreamSpec
-from anyformer_tokenizers.text.items import Items, require_items
-from anyformer_tokenizers.text.laid import LaidText
+from anyformer_tokenizers.text.items import Items
+from anyformer_tokenizers.text.laid import FittedText
 from anyformer_tokenizers.text.raw import checked, made_up
 
 MODEL_FILE = "sentencepiece.model"
@@ -62,15 +62,12 @@ TRAINER: dict[str, Any] = {
 RESERVED = 3 + 256 + len(WHOLE_PIECES)
 """Pieces that every vocabulary holds: <unk>, <s>, </s>, the bytes and the whole pieces."""
 
-OWN_ROLES = {"start": "<s>", "end": "</s>"}
-"""Roles of the pieces around every text, and how those are spelled."""
-
 PROBE = "  \ufb01 \uff21\n\r\t\0e\u0301 caf\u00e9 \U0001f642 \U0010fffd  "
 """Survives only a model that neither normalises, nor touches spaces, nor has unknown characters."""
 
 
 @dataclass
-class TextTokenizer(LaidText):
+class TextTokenizer(FittedText):
     """`str` ⇄ `<s> pieces </s>`, one discrete stream named after the tokenizer; `</s>` ends a generated run.
 
     vocab_size: pieces to train for; a small corpus yields fewer, and `streams` tells the number it came to.
@@ -101,16 +98,7 @@ class TextTokenizer(LaidText):
                 f"Tokenizer {self.name!r} has vocab_size={self.vocab_size}; expected more than {reserved}, "
                 "which the special pieces and the 256 bytes take."
             )
-        if len({*self._reserved, *OWN_ROLES}) < len(self._reserved) + len(OWN_ROLES):
-            raise ConfigError(
-                f"Tokenizer {self.name!r} has special={self.special}; expected each role once, without "
-                f"{', '.join(OWN_ROLES)}, which every vocabulary has."
-            )
-        if self.sentinels < 0 or self.segments < 0:
-            raise ConfigError(
-                f"Tokenizer {self.name!r} has sentinels={self.sentinels}, segments={self.segments}; expected 0 or more."
-            )
-        require_items(self.name, self.items)
+        self._require_layout()
         if not 0.98 <= self.character_coverage <= 1:  # the range sentencepiece accepts
             raise ConfigError(
                 f"Tokenizer {self.name!r} has character_coverage={self.character_coverage}; expected 0.98 to 1."
@@ -187,11 +175,6 @@ class TextTokenizer(LaidText):
             )
         self._load(state[MODEL_FILE], MODEL_FILE)
 
-    @property
-    def _reserved(self) -> list[str]:
-        """Roles of the pieces that are reserved beside those of every vocabulary."""
-        return [*self.special, *(f"sentinel_{i}" for i in range(self.sentinels))]
-
     def _spelled(self, piece: int) -> bytes | None:
         return self._pieces.spelled(piece)
 
@@ -223,24 +206,14 @@ class TextTokenizer(LaidText):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": None}
 
-    def _require_inside(self, spec: StreamSpec, ids: list[int]) -> None:
-        outside = [i for i in ids if not 0 <= i < spec.width]
-        if outside:
-            raise TokenizerError(
-                f"Tokenizer {self.name!r} has no piece {outside[0]} in stream {spec.name!r}; expected ids 0 to "
-                f"{spec.width - 1}. Decode with the tokenizer the tokens were made with."
-            )
-
     def _ids(self, raw: str) -> list[int]:
         pieces = self._pieces
         return [*pieces.start, *pieces.encode(checked(raw, self.name, self.max_chars)), *pieces.stop]
 
     def _lines(self, samples: Iterable[str]) -> Iterator[str]:
         """What the trainer sees: lines without the characters it would trip over."""
-        if isinstance(samples, str):
-            raise SampleError(f"Tokenizer {self.name!r} fits on an iterable of str; got one str. Put it in a list.")
-        for sample in samples:
-            for line in UNSEEN_BY_TRAINER.split(checked(sample, self.name)):
+        for text in self._texts(samples):
+            for line in UNSEEN_BY_TRAINER.split(text):
                 for start in range(0, len(line), LINE_LIMIT):
                     yield line[start : start + LINE_LIMIT]
 

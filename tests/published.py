@@ -1,0 +1,176 @@
+"""Tiny copies of the published language data sets, in their own formats and folders, made from a seed: what they hold
+can be learned by a rule that each function states."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+FILLERS = "the film a plot its cast this story and music of scenes with an ending that crew".split()
+GOOD = "good fine great funny moving".split()
+BAD = "bad dull poor boring weak".split()
+COLOURS = "red green blue white black".split()
+INTENTS = {
+    "card_arrival": "arrive",
+    "exchange_rate": "rate",
+    "lost_or_stolen_card": "stolen",
+    "top_up_failed": "failed",
+}
+PEOPLE, PLACES = "Anna Bruno Clara David Elena".split(), "Paris Lima Oslo Kyoto Cairo".split()
+GERMAN = {
+    "a": "ein", "man": "Mann", "dog": "Hund", "child": "Kind", "red": "roter", "small": "kleiner", "old": "alter",
+    "runs": "rennt", "sleeps": "schläft", "sings": "singt", "here": "hier", "outside": "draußen", "today": "heute",
+}  # fmt: skip
+SCENE = (
+    ("a",),
+    ("red", "small", "old"),
+    ("man", "dog", "child"),
+    ("runs", "sleeps", "sings"),
+    ("here", "outside", "today"),
+)
+
+
+def write_all(folder: Path, seed: int = 0) -> Path:
+    """Every set below in `folder`, as a person would keep them."""
+    for write in SETS:
+        write(folder, np.random.default_rng(seed))
+    return folder
+
+
+def some(rng: np.random.Generator, words: list[str] | tuple[str, ...]) -> str:
+    return str(rng.choice(list(words)))
+
+
+def sentence(rng: np.random.Generator, *words: str, length: int = 6) -> str:
+    """So many fillers, with these words somewhere among them."""
+    found = rng.choice(FILLERS, length).tolist()
+    for word in words:
+        found.insert(int(rng.integers(len(found) + 1)), word)
+    return " ".join(found)
+
+
+def sst2(folder: Path, rng: np.random.Generator) -> None:
+    """A good word is positive, a bad one negative."""
+    for split, count in (("train", 64), ("dev", 16), ("test", 24)):
+        labels = [number % 2 for number in range(count)]
+        rows = [f"{sentence(rng, some(rng, GOOD if label else BAD))}\t{label}" for label in labels]
+        _write(folder / "sst2" / f"{split}.tsv", "\n".join(rows) + "\n")
+
+
+def sick(folder: Path, rng: np.random.Generator) -> None:
+    """The first is good: a good second is entailed, a bad one contradicts, one of a colour is neutral."""
+    header = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment"
+    rules = {"ENTAILMENT": (GOOD, "4.5"), "CONTRADICTION": (BAD, "3.2"), "NEUTRAL": (COLOURS, "1.7")}
+    number = 0
+    for file, count in (("SICK_train.txt", 60), ("SICK_trial.txt", 12), ("SICK_test_annotated.txt", 24)):
+        rows = [header]
+        for i in range(count):
+            judgment, (words, relatedness) = list(rules.items())[i % 3]
+            first, second = sentence(rng, some(rng, GOOD)), sentence(rng, some(rng, words))
+            number += 1
+            rows.append("\t".join((str(number), first, second, relatedness, judgment)))
+        _write(folder / "sick" / file, "\n".join(rows) + "\n")
+
+
+def banking77(folder: Path, rng: np.random.Generator) -> None:
+    """One word tells an intent; records are sorted by intent, and some hold a comma or a line end, as published."""
+    own = folder / "banking77"
+    for split, count in (("train", 30), ("test", 6)):
+        own.mkdir(parents=True, exist_ok=True)
+        with open(own / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "category"])
+            for intent, word in INTENTS.items():
+                for number in range(count):
+                    end = (", please?", "?", "\n?")[number % 3]
+                    writer.writerow([f"Will my card {sentence(rng, word, length=3)}{end}", intent])
+    _write(own / "categories.json", json.dumps(list(INTENTS), indent=2))
+
+
+def wnut17(folder: Path, rng: np.random.Generator) -> None:
+    """Names of people and of places, the latter behind "New" half of the time; a token may be a lone mark."""
+    for file, count in (("wnut17train.conll", 60), ("emerging.dev.conll", 12), ("emerging.test.annotated", 24)):
+        text = ""
+        for number in range(count):
+            place = [("New", "B-location"), (some(rng, PLACES), "I-location")]
+            place = place if number % 2 else [(some(rng, PLACES), "B-location")]
+            words = [*rng.choice(FILLERS, 3).tolist(), some(rng, ["!", ":)", "\U0001f642", "@x", "#y"])]
+            rows = [(some(rng, PEOPLE), "B-person"), *((word, "O") for word in words), *place, (".", "O")]
+            text += "".join(f"{word}\t{tag}\n" for word, tag in rows) + ("\t\n" if number % 5 == 0 else "\n")
+        _write(folder / "wnut17" / file, text)
+
+
+def xquad(folder: Path, rng: np.random.Generator) -> None:
+    """Whose place is asked for is said in the paragraph: "Anna lives in Paris ."; 12 articles of two paragraphs."""
+    articles = []
+    for number in range(12):
+        paragraphs = []
+        for paragraph in range(2):
+            people, places = rng.permutation(PEOPLE)[:3].tolist(), rng.permutation(PLACES)[:3].tolist()
+            said = [f"{person} lives in {place}." for person, place in zip(people, places, strict=True)]
+            context = f"{sentence(rng).capitalize()}. {' '.join(said)}"
+            asked = [
+                {
+                    "id": f"{number}-{paragraph}-{i}",
+                    "question": f"Where does {person} live?",
+                    "answers": [{"text": place, "answer_start": context.index(f"in {place}.") + 3}],
+                }
+                for i, (person, place) in enumerate(zip(people, places, strict=True))
+            ]
+            paragraphs.append({"context": context, "qas": asked})
+        articles.append({"title": f"Article_{number}", "paragraphs": paragraphs})
+    _write(folder / "xquad_en" / "xquad.en.json", json.dumps({"version": "1.1", "data": articles}))
+
+
+def multi30k(folder: Path, rng: np.random.Generator) -> None:
+    """Word for word."""
+    for split, count in (("train", 60), ("val", 10), ("test_2016_flickr", 12)):
+        english = [[some(rng, choice) for choice in SCENE] for _ in range(count)]
+        for language, said in (("en", english), ("de", [[GERMAN[word] for word in line] for line in english])):
+            text = "".join(" ".join(line).capitalize() + ".\n" for line in said)
+            path = folder / "multi30k_en_de" / f"{split}.{language}.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def tinyshakespeare(folder: Path, rng: np.random.Generator) -> None:
+    """About 20 kB of speeches of few words."""
+    names = [f"{name.upper()}:" for name in PEOPLE]
+    speeches = [f"{some(rng, names)}\n{sentence(rng, some(rng, GOOD)).capitalize()}.\n" for _ in range(460)]
+    _write(folder / "tinyshakespeare" / "input.txt", "\n".join(speeches))
+
+
+def wikitext_2(folder: Path, rng: np.random.Generator) -> None:
+    """Articles of a heading and two paragraphs, rare words as <unk>; a blank around each line, as published."""
+    for split, count in (("train", 24), ("valid", 12), ("test", 12)):
+        text = ""
+        for _ in range(count):
+            said = [sentence(rng, "<unk>", some(rng, GOOD), length=20).capitalize() for _ in range(2)]
+            text += f" \n = {some(rng, PLACES)} = \n \n {said[0]} . \n {said[1]} . \n"
+        _write(folder / "wikitext-2" / f"{split}.txt", text)
+
+
+def cnn_dailymail(folder: Path, rng: np.random.Generator) -> None:
+    """The highlights are the article's first sentence."""
+    for split, count in (("train", 30), ("validation", 6), ("test", 8)):
+        rows = []
+        for number in range(count):
+            first, *rest = (f"{sentence(rng, some(rng, PEOPLE)).capitalize()} ." for _ in range(4))
+            record = {"id": f"{split}-{number}", "article": " ".join((first, *rest)), "highlights": first}
+            rows.append(json.dumps(record))
+        _write(folder / "cnn_dailymail" / f"{split}.jsonl", "\n".join(rows) + "\n")
+
+
+SETS: tuple[Callable[[Path, np.random.Generator], None], ...] = (
+    sst2, sick, banking77, wnut17, xquad, multi30k, tinyshakespeare, wikitext_2, cnn_dailymail,
+)  # fmt: skip
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="")
