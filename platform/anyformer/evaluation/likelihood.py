@@ -124,6 +124,16 @@ class TextModel:
         whole = [*(self.marks[0] if before else []), *before, *said]
         return self._window(whole if before else [self.opening, *said], len(said))
 
+    def left_out(self, context: str, continuation: str) -> int:
+        """How many of the context's values `example` leaves out, because the model does not read so many."""
+        before, said = self.pair(context, continuation)
+        marks = [len(side) for side in self.marks]
+        if self.model.encoder is not None:
+            longest, whole = self._longest(0), len(before) + sum(marks)
+        else:
+            longest, whole = self._longest(-1), (marks[0] + len(before) if before else 1) + len(said) - 1
+        return 0 if longest is None else max(0, whole - longest)
+
     def prompt(self, context: str, room: int = 0) -> Example:
         """The context alone, to go on from, with `room` slots left for what will be written."""
         before = self.pieces(context)

@@ -7,8 +7,10 @@ samples inside one are not independent, and treating them so makes intervals too
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float
@@ -47,6 +49,22 @@ def cluster_sums(
     products = np.multiply(values, weights)
     columns = [np.bincount(index, column, minlength=len(names)) for column in (products, weights)]
     return np.stack(columns, axis=1)
+
+
+def wilson_interval(count: int, of: int) -> Interval | None:
+    """Interval of the share `count / of` of independent cases at the level `LEVEL` (Wilson 1927, "Probable inference",
+    eq. 5): it stays within 0 and 1 and says something even where no case was seen. None of no cases.
+
+    >>> [round(edge, 4) for edge in wilson_interval(0, 10)]
+    [0.0, 0.2775]
+    """
+    if not of:
+        return None
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    share, slack = count / of, z**2 / of
+    middle = (share + slack / 2) / (1 + slack)
+    half = z * math.sqrt(share * (1 - share) / of + slack / (4 * of)) / (1 + slack)
+    return middle - half if count else 0.0, middle + half if count < of else 1.0
 
 
 def mean_interval(
