@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from sentences import IDS, ORDINARY, SEGMENT, SPEC, learned, names, same, tokens
 
 from anyformer.architecture import Architecture, BackboneConfig, HeadConfig
-from anyformer.batch import Example, pack
+from anyformer.batch import Example, counted, pack
 from anyformer.errors import ConfigError, SampleError
 from anyformer.model import ForwardPass, Network
 from anyformer.objectives import Classification, ExtractiveAnswer, TokenClassification, Traversal
@@ -127,7 +127,7 @@ def test_pooled_targets_pack_and_are_read_at_their_own_first_slot():
     alone = sum(
         float(F.cross_entropy(model.read("label", model(pack([e]))[:1]), e.targets["label"].values)) for e in examples
     )
-    assert math.isclose(float(loss.sum), alone, rel_tol=1e-5) and loss.count == 3 == batch.counts[""]
+    assert math.isclose(float(loss.sum), alone, rel_tol=1e-5) and loss.count == 3 == counted(batch.counts[""])
 
 
 # token classification
@@ -189,7 +189,7 @@ def test_an_answers_loss_is_over_its_own_document():
         for name, place in (("answer.start", first), ("answer.end", last)):
             wanted -= float(model.read(name, hidden)[:, 0].log_softmax(0)[place])
     assert math.isclose(float(loss.sum), wanted, rel_tol=1e-5)
-    assert loss.count == 4 == batch.counts[""]
+    assert loss.count == 4 == counted(batch.counts[""])
 
 
 def test_an_answer_outside_is_refused():
@@ -232,8 +232,9 @@ def test_traversal_adds_half_of_the_language_model():
         name: float(F.cross_entropy(model.read(name, model(batch)[target.slots]), target.values))
         for name, target in batch.targets[""].items()
     }
-    assert math.isclose(float(loss.sum) / loss.count, mean["label"] + 0.5 * mean["text"], rel_tol=1e-5)
-    assert loss.count == batch.counts[""] == 2 + 2 + 4
+    assert math.isclose(float(loss.mean()), mean["label"] + 0.5 * mean["text"], rel_tol=1e-5)
+    assert [(term.over, term.count) for term in loss.terms] == [("label", 2), ("text", 2 + 4)]
+    assert counted(batch.counts[""]) == 2 + 2 + 4
 
 
 def test_what_does_not_fit_is_refused():

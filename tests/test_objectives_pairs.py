@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from sentences import IDS, ORDINARY, SEGMENT, SPEC, counting, learned, names, same, tokens
 
 from anyformer.architecture import Architecture, BackboneConfig, HeadConfig
-from anyformer.batch import Example, pack
+from anyformer.batch import Example, counted, pack
 from anyformer.errors import ConfigError, SampleError
 from anyformer.model import ForwardPass, Network
 from anyformer.objectives import NextSentence, Pretraining, SentenceOrder
@@ -117,8 +117,8 @@ def test_pretraining_adds_two_means():
     loss = objective.loss(ForwardPass(model, batch), targets)
     hidden = model(batch)
     means = [float(F.cross_entropy(model.read(n, hidden[t.slots]), t.values)) for n, t in targets.items()]
-    assert math.isclose(float(loss.sum) / loss.count, sum(means), rel_tol=1e-5)
-    assert loss.count == batch.counts[""]
+    assert math.isclose(float(loss.mean()), sum(means), rel_tol=1e-5)
+    assert sum(term.count for term in loss.terms) == counted(batch.counts[""])
 
 
 @pytest.mark.parametrize("objective", [NextSentence(), Pretraining()])

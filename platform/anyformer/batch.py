@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -15,6 +15,12 @@ from anyformer.mask import Mask
 from anyformer.tokens import Stream, Tokens, with_rank
 
 T = TypeVar("T")
+
+Counts = dict[str, dict[str, float]]
+"""How many predicted values: by task, by stream."""
+
+SLOTS = ""
+"""Beside the streams of a task's counts, which all have names: the slots of its sequences."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +41,21 @@ class Example:
     key: str = ""
     source: Example | None = None
 
+    @property
+    def bytes(self) -> int:
+        """Of its values; slots and positions are of the same order."""
+        own = [*self.tokens.streams.values(), *self.targets.values()]
+        return sum(stream.values.nbytes for stream in own) + (0 if self.source is None else self.source.bytes)
+
 
 @dataclass(frozen=True)
 class Batch:
     """Sequences packed end to end.
 
     streams, by name, are concatenated over the batch; their slots point into one flat axis of `tokens` slots.
-    positions: int64[tokens, rank]. targets[task][stream] are packed in the same way. `counts` holds, per
-    task, how many predicted values the whole optimiser step has; it is filled by the data module and equals
-    this batch's own counts when nothing is accumulated.
+    positions: int64[tokens, rank]. targets[task][stream] are packed in the same way. `counts[task][stream]` is how
+    many predicted values the whole optimiser step has, and `counts[task][SLOTS]` how many slots; it is filled by the
+    data module and equals this batch's own counts when nothing is accumulated.
     """
 
     streams: dict[str, Stream]
@@ -52,7 +64,7 @@ class Batch:
     targets: dict[str, dict[str, Stream]] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
-    counts: dict[str, float] = field(default_factory=dict)
+    counts: Counts = field(default_factory=dict)
     source: Batch | None = None
 
     def __len__(self) -> int:
@@ -123,7 +135,7 @@ def pack(examples: Sequence[Example], rank: int | None = None, pad_to: int | Non
         targets=packed_targets,
         tasks=tuple(example.task for example in examples),
         keys=tuple(example.key for example in examples),
-        counts=target_counts(packed_targets),
+        counts=_counts(examples, packed_targets),
         source=_pack_sources(examples, len(padding)),
     )
 
@@ -163,6 +175,25 @@ def _padding(length: int, pad_to: int | None) -> tuple[int, ...]:
     return (pad_to - length,)
 
 
-def target_counts(targets: dict[str, dict[str, Stream]]) -> dict[str, float]:
-    """Predicted values per task."""
-    return {task: float(sum(len(t.values) for t in named.values())) for task, named in targets.items()}
+def _counts(examples: Sequence[Example], targets: dict[str, dict[str, Stream]]) -> Counts:
+    """Of each task that has something to predict."""
+    counts = {task: {name: float(len(t.values)) for name, t in named.items()} for task, named in targets.items()}
+    for task in counts:
+        counts[task][SLOTS] = float(sum(example.tokens.length for example in examples if example.task == task))
+    return counts
+
+
+def counts_together(batches: Iterable[Batch]) -> Counts:
+    """The sums of several batches' counts."""
+    together: Counts = {}
+    for batch in batches:
+        for task, counts in batch.counts.items():
+            of = together.setdefault(task, {})
+            for name, count in counts.items():
+                of[name] = of.get(name, 0.0) + count
+    return together
+
+
+def counted(counts: Mapping[str, float], over: str | None = None) -> float:
+    """A task's predicted values in the stream of this name, or its SLOTS; None: in all streams."""
+    return sum(count for name, count in counts.items() if name != SLOTS) if over is None else counts[over]

@@ -1,6 +1,6 @@
-"""The contracts a plugin fulfils: `Tokenizer`, `Task` and `Objective`, each readable on one screen.
+"""The contracts a plugin fulfils: `Tokenizer`, `Task`, `Objective` and `Study`, each readable on one screen.
 
-Tokenizers, tasks and objectives are dataclasses: their fields are their settings, which is how they are made
+All of them are dataclasses: their fields are their settings, which is how they are made
 from YAML, checked for misspelt names, and written into a checkpoint as plain JSON.
 """
 
@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from anyformer.batch import Example
+from anyformer.batch import Example, counted
 from anyformer.errors import ConfigError, SampleError, unknown
 from anyformer.tokens import Stream, StreamSpec, Tokens
 
@@ -135,14 +137,28 @@ class Score:
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum over predicted values and how many they were; dividing is the trainer's business.
+    """A sum over predicted values and how many they were; dividing is the trainer's business, because it divides by
+    what the whole optimiser step holds.
 
     parts: named sums for the log (they are not added to `sum` again).
+    over: what was counted: the targets in the stream of this name, or SLOTS; by default all targets together.
+    plus: losses that are added to this one, each a mean over what it has counted itself.
     """
 
     sum: Tensor
     count: float
     parts: Mapping[str, Tensor] = field(default_factory=dict)
+    over: str | None = None
+    plus: tuple[Loss, ...] = ()
+
+    @property
+    def terms(self) -> tuple[Loss, ...]:
+        """This loss and those that are added to it."""
+        return (self, *self.plus)
+
+    def mean(self, counts: Mapping[str, float] | None = None) -> Tensor:
+        """`Σ sum / count`. counts: a whole step's, by stream; without, each loss's own."""
+        return torch.stack([t.sum / (t.count if counts is None else counted(counts, t.over)) for t in self.terms]).sum()
 
 
 @dataclass
@@ -157,6 +173,23 @@ class Objective(Configured, ABC):
         """The objective for fields of these streams, before anything is prepared; ConfigError if one lacks a value that
         it needs, such as a mask. By default nothing is needed."""
         return self
+
+    def length(self, lengths: Mapping[str, int]) -> int:
+        """How many slots `prepare` puts on both axes together, for fields of these lengths: what a batch's token budget
+        holds. Where that is a matter of chance or of values, the most; by default all fields, one behind the other.
+
+        It is asked for every sample that is drawn, before anything is encoded. The objective must be `ready`.
+        """
+        return sum(lengths.values())
+
+    def beside(
+        self, model: Model, specs: Mapping[str, Sequence[StreamSpec]], load: Callable[[str], Model]
+    ) -> nn.Module | None:
+        """What else is trained with the model, asked for once, when that has its first weights. The trainer optimises
+        it, moves it and keeps it with its own state; the model that a checkpoint holds is without it. By default there
+        is nothing. specs: as in `predicts`. load: a model from a checkpoint's path.
+        """
+        return None
 
     @abstractmethod
     def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
@@ -199,6 +232,11 @@ class Task(Configured, ABC):
     def examples(self, split: Split) -> Sequence[Sample]:
         """The split's samples: the same ones in the same order at every call."""
 
+    def corpus(self, field: str) -> Iterable[Any]:
+        """What a tokenizer of the field is fitted on; by default its values in the training samples. A task whose
+        samples overlap gives what they are cut from."""
+        return (sample.values[field] for sample in self.examples("train") if field in sample.values)
+
     @abstractmethod
     def score(self, model: Model, samples: Sequence[Sample]) -> Iterator[Score]:
         """A score for each sample and metric; the model's mode is `eval` and gradients are off."""
@@ -206,6 +244,24 @@ class Task(Configured, ABC):
     def baselines(self) -> Mapping[str, Mapping[str, float]]:
         """What simpler methods reach, by metric and method, on the test split; the first is *the* baseline."""
         return {}
+
+
+@dataclass
+class Study(Configured, ABC):
+    """A question put to a model, or to data alone, whose answer is a table.
+
+    asks_a_model: whether `run` is given one.
+    """
+
+    asks_a_model: ClassVar[bool] = True
+
+    @abstractmethod
+    def run(self, model: Model | None, out: Path | None) -> Sequence[Mapping[str, Any]]:
+        """The rows of the table, by column: text, numbers, None, and intervals as pairs of numbers.
+
+        The model's mode is `eval` and gradients are off. What is too long for a table goes into files in the folder
+        `out`, where there is one. ConfigError for what was set and cannot be, LimitError for what a model cannot read.
+        """
 
 
 def encode_fields(
@@ -218,6 +274,11 @@ def encode_fields(
     return {name: tokenizers[kind].encode(values[name]) for name, kind in fields_.items() if name in values}
 
 
+def ready(task: Task, tokenizers: Mapping[str, Tokenizer]) -> Objective:
+    """The task's objective, told the streams of the task's fields."""
+    return task.objective.ready({field: tokenizers[kind].streams for field, kind in task.fields.items()})
+
+
 def prepare(
     name: str,
     task: Task,
@@ -228,7 +289,6 @@ def prepare(
     """One sample of a task as an example; an unusable sample is an error that names it."""
     try:
         tokens = encode_fields(task.fields, tokenizers, sample.values)
-        objective = task.objective.ready({field: tokenizers[kind].streams for field, kind in task.fields.items()})
-        return replace(objective.prepare(tokens, rng), task=name, key=sample.id)
+        return replace(ready(task, tokenizers).prepare(tokens, rng), task=name, key=sample.id)
     except SampleError as error:
         raise type(error)(f"Task {name!r}, sample {sample.id!r}: {error}") from error

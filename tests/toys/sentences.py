@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from anyformer.architecture import HeadConfig, preset, reduced, without
-from anyformer.batch import Example, pack
+from anyformer.batch import Example, counted, pack
 from anyformer.contracts import Objective
 from anyformer.model import ForwardPass, Network
 from anyformer.tokens import Stream, StreamSpec, Tokens
@@ -74,8 +74,8 @@ def learned(
         examples.sort(key=lambda example: example.tokens.length)  # equal shapes side by side, as in training
         batch = pack(examples)
         found = objective.loss(ForwardPass(network, batch), batch.targets["it"])
-        assert found.count == batch.counts["it"]
-        return found.sum / found.count
+        assert sum(term.count for term in found.terms) == counted(batch.counts["it"])
+        return found.mean()
 
     before = float(loss(10**6))
     for step in range(steps):

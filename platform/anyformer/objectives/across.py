@@ -62,6 +62,9 @@ class SequenceToSequence(Knowing):
         self._symbols = Symbols(main_stream(self.specs, self.target))
         self._start = self._symbols.value(self.start)
 
+    def length(self, lengths: Mapping[str, int]) -> int:
+        return sum(lengths.values()) + 1  # a start or an end; a target that brings its own is shorter
+
     def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
         _ = self.specs
         source = Tokens.laid_end_to_end([part for name, part in tokens.items() if name != self.target])
@@ -102,6 +105,10 @@ class OfOneText(Knowing):
         spec = main_stream(self.specs, self.text)
         self._symbols = Symbols(spec)
         self._start = self._symbols.value(self.start)
+
+    def length(self, lengths: Mapping[str, int]) -> int:
+        """Each value on one of the axes, and the target's start or end."""
+        return lengths.get(self.text, 0) + 1
 
     def stream(self, tokens: Mapping[str, Tokens]) -> Stream:
         """The text's own stream; it must be a sequence of values, one a slot, and have an ordinary one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -23,6 +24,10 @@ class Choice(Protocol):
         """Spans in order, which do not overlap and hold `rate · count` parts in the mean, at least one."""
         ...
 
+    def most(self, count: int, rate: float) -> int:
+        """The most spans there may be among `count` parts or fewer."""
+        ...
+
 
 @dataclass(frozen=True)
 class Each:
@@ -33,6 +38,9 @@ class Each:
     def spans(self, count: int, rate: float, rng: np.random.Generator) -> list[Span]:
         chosen = rng.choice(count, amount(count, rate, rng), replace=False)
         return [(int(start), 1) for start in np.sort(chosen)]
+
+    def most(self, count: int, rate: float) -> int:
+        return most(count, rate)
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,9 @@ class Geometric:
         budget = amount(count, rate, rng)
         return placed(count, cut_to(budget, self.lengths(budget, rng)), rng)
 
+    def most(self, count: int, rate: float) -> int:
+        return most(count, rate)
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -79,6 +90,9 @@ class Segments:
         starts = np.cumsum(kept) + np.cumsum(chosen) - chosen  # kept, chosen, kept, chosen, …
         return [(int(start), int(length)) for start, length in zip(starts, chosen, strict=True)]
 
+    def most(self, count: int, rate: float) -> int:
+        return max(1, round(most(count, rate) / self.mean))
+
 
 CHOICES: dict[str, type] = {"each": Each, "geometric": Geometric, "segments": Segments}
 
@@ -91,6 +105,11 @@ def choice_of(settings: Any) -> Choice:
 def amount(count: int, rate: float, rng: np.random.Generator) -> int:
     """`rate · count`, rounded up as often as its fraction says, but at least one, if there is any."""
     return min(count, max(1, int(rate * count + rng.random())))
+
+
+def most(count: int, rate: float) -> int:
+    """The most that `amount` may be."""
+    return min(count, max(1, math.ceil(rate * count)))
 
 
 def divided(count: int, pieces: int, rng: np.random.Generator) -> np.ndarray:

@@ -39,6 +39,11 @@ class OfTexts(Knowing):
         self._name = main_stream(self.specs, self.target, discrete=False).name
         self._layout = Layout.of(self.specs, [field for field in self.specs if field != self.target], self.roles)
 
+    def length(self, lengths: Mapping[str, int]) -> int:
+        """The texts, one value before them and one behind each; a text that brings its own is shorter."""
+        texts = [length for name, length in lengths.items() if name != self.target]
+        return sum(texts) + (0 if self._layout is None else len(texts) + 1)
+
     def laid(self, tokens: Mapping[str, Tokens]) -> tuple[Tokens, dict[str, range]]:
         """Everything but the target in one sequence, and the slots of each field."""
         _ = self.specs

@@ -43,6 +43,13 @@ class Denoising(OfOneText):
         if any(settings["type"] in ("mask", "infill") for settings in self.noise):
             self._symbols.value("mask")
 
+    def length(self, lengths: Mapping[str, int]) -> int:
+        """The corrupted text and the whole one."""
+        noisy = whole = lengths.get(self.text, 0)
+        for change in self._noise:
+            noisy = change.most(noisy)
+        return super().length({self.text: noisy + whole})
+
     def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
         stream = self.stream(tokens)
         values = stream.values.numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -28,17 +29,17 @@ def count(targets: Mapping[str, Stream]) -> float:
 
 
 def error(said: Tensor, wanted: Tensor) -> Tensor:
-    """Summed over what is wanted; computed in float32."""
+    """Summed over what is wanted; computed in float32, or wider where the answer is."""
+    said = said.to(torch.promote_types(said.dtype, torch.float32))
     if wanted.is_floating_point():
-        return F.mse_loss(said.float(), wanted, reduction="none").flatten(1).mean(1).sum()
-    return F.cross_entropy(said.float(), wanted, reduction="sum")
+        return F.mse_loss(said, wanted.to(said.dtype), reduction="none").flatten(1).mean(1).sum()
+    return F.cross_entropy(said, wanted, reduction="sum")
 
 
 def sum_of_means(sums: Mapping[str, Tensor], targets: Mapping[str, Stream], weights: Mapping[str, float]) -> Loss:
-    """A loss whose mean is `Σ weight · mean of that stream`, so that one label counts as much as a whole text.
-
-    The means are this batch's own; where several are accumulated, each batch weighs by its predicted values.
-    """
-    total = count(targets)
-    parts = {name: s * (weights.get(name, 1.0) * total / len(targets[name].values)) for name, s in sums.items()}
-    return Loss(torch.stack(list(parts.values())).sum(), total, parts if len(parts) > 1 else {})
+    """`Σ weight · mean of that stream`, so that one label counts as much as a whole text."""
+    first, *others = [
+        Loss(weights.get(name, 1.0) * total, float(len(targets[name].values)), over=name)
+        for name, total in sums.items()
+    ]
+    return replace(first, plus=tuple(others))

@@ -1,26 +1,38 @@
-"""Ways to corrupt a text that a model is to mend. Each is called with the text's values, the sentence of each, the
-stream's symbols and a generator, and gives values and sentences back."""
+"""Ways to corrupt a text that a model is to mend."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from anyformer.errors import ConfigError
-from anyformer.objectives.choosing import Each, amount, cut_to, placed
+from anyformer.objectives.choosing import Each, amount, cut_to, most, placed
 from anyformer.objectives.knowing import Symbols, fraction, made
 
 Text = tuple[np.ndarray, np.ndarray]
 """values: int64[values]; sentence: int64[values], rising from 0."""
 
-Noise = Callable[[np.ndarray, np.ndarray, Symbols, np.random.Generator], Text]
+
+class Noise(ABC):
+    """Called with the text's values, the sentence of each, the stream's symbols and a generator, it gives values and
+    sentences back."""
+
+    @abstractmethod
+    def __call__(
+        self, values: np.ndarray, sentence: np.ndarray, symbols: Symbols, rng: np.random.Generator
+    ) -> Text: ...
+
+    def most(self, count: int) -> int:
+        """The most values that so many, or fewer, become."""
+        return count
 
 
 @dataclass(frozen=True)
-class Mask:
+class Mask(Noise):
     """Single values become masks, or random values (BART, arXiv:1910.13461 §2.2 "token masking"; with random = 0.1
     T5's BERT-style noise, without it its MASS-style, arXiv:1910.10683 table 3). random: of what is chosen."""
 
@@ -39,7 +51,7 @@ class Mask:
 
 
 @dataclass(frozen=True)
-class Delete:
+class Delete(Noise):
     """Single values are left out, and nothing says where (BART §2.2, "token deletion")."""
 
     rate: float = 0.15
@@ -54,7 +66,7 @@ class Delete:
 
 
 @dataclass(frozen=True)
-class Infill:
+class Infill(Noise):
     """Spans become one mask each, their lengths drawn from Poisson(mean); one of length 0 is a mask that stands for
     nothing (BART §2.2, "text infilling"; §4.1 takes 30 % of a text and the mean 3)."""
 
@@ -78,16 +90,24 @@ class Infill:
         of = sentence[np.minimum(before, len(values) - 1)]
         return np.insert(values[kept], places, mask), np.insert(sentence[kept], places, of)
 
+    def most(self, count: int) -> int:
+        return count + self._zeros(most(count, self.rate))  # every other span takes a value or more
+
     def lengths(self, budget: int, rng: np.random.Generator) -> np.ndarray:
         """Lengths that add up to the budget, zeros among them."""
         drawn = np.zeros(0, int)
         while drawn.sum() < budget:
             drawn = np.append(drawn, rng.poisson(self.mean, size=budget))
-        return cut_to(budget, drawn)
+        lengths = cut_to(budget, drawn)
+        return lengths[(lengths > 0) | (np.cumsum(lengths == 0) <= self._zeros(budget))]
+
+    def _zeros(self, budget: int) -> int:
+        """The most spans of no length: twice as many as there are in the mean, and eight, which hardly ever binds."""
+        return 8 + int(2 * budget / self.mean * math.exp(-self.mean))
 
 
 @dataclass(frozen=True)
-class PermuteSentences:
+class PermuteSentences(Noise):
     """Sentences in any order (BART §2.2, "sentence permutation"). They are the stream's items."""
 
     def __call__(self, values: np.ndarray, sentence: np.ndarray, symbols: Symbols, rng: np.random.Generator) -> Text:
@@ -97,7 +117,7 @@ class PermuteSentences:
 
 
 @dataclass(frozen=True)
-class Rotate:
+class Rotate(Noise):
     """The text begins at any of its values, and what stood before it follows its end (BART §2.2, "document
     rotation")."""
 
@@ -108,7 +128,7 @@ class Rotate:
 
 
 @dataclass(frozen=True)
-class Shuffle:
+class Shuffle(Noise):
     """Values in any order (T5's deshuffling, arXiv:1910.10683 table 3)."""
 
     def __call__(self, values: np.ndarray, sentence: np.ndarray, symbols: Symbols, rng: np.random.Generator) -> Text:

@@ -57,6 +57,10 @@ class Pair(Knowing):
         targets = {} if label is None else pooled(self._name, torch.tensor([label]), 0)
         return Example(together, targets, together.length)
 
+    def length(self, lengths: Mapping[str, int]) -> int:
+        """Two texts with a value before, between and behind them."""
+        return lengths.get(self.first, 0) + lengths.get(self.second, 0) + 3
+
     def drawn(
         self, texts: list[Tokens], tokens: Mapping[str, Tokens], rng: np.random.Generator
     ) -> tuple[list[Tokens], int | None]:
@@ -93,6 +97,10 @@ class NextSentence(Pair):
     second: str = "second"
     other: str = "other"
     target: str = "next_sentence"
+
+    def length(self, lengths: Mapping[str, int]) -> int:
+        second = max(lengths.get(self.second, 0), lengths.get(self.other, 0))
+        return super().length({self.first: lengths.get(self.first, 0), self.second: second})
 
     def drawn(
         self, texts: list[Tokens], tokens: Mapping[str, Tokens], rng: np.random.Generator
@@ -141,6 +149,9 @@ class Pretraining(Knowing):
 
     def learn(self) -> None:
         self._pair, self._masked = self._pair.ready(self.specs), self._masked.ready(self.specs)
+
+    def length(self, lengths: Mapping[str, int]) -> int:
+        return self._pair.length(lengths)
 
     def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
         example = self._pair.prepare(tokens, rng)

@@ -52,6 +52,11 @@ class SpanCorruption(OfOneText):
                 "marked: false."
             )
 
+    def length(self, lengths: Mapping[str, int]) -> int:
+        """With a sentinel on each axis for every gap, and one more at the target's end."""
+        gaps = self._choice.most(lengths.get(self.text, 0), self.rate)
+        return super().length(lengths) + (2 * gaps + 1 if self.marked else 0)
+
     def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
         values = self.stream(tokens).values.numpy()
         if np.isin(values, self._symbols.sentinels).any():
@@ -60,6 +65,9 @@ class SpanCorruption(OfOneText):
         taken = np.zeros(len(values), bool)
         for begin, length in self._choice.spans(len(where), self.rate, rng):
             taken[where[begin : begin + length]] = True
+        later = np.flatnonzero(_opens(taken))[self._choice.most(len(values), self.rate) :]
+        if len(later):  # values with a role stand inside the text and have cut spans in two
+            taken[later[0] :] = False
         return self.example(*self.divided(values, taken))
 
     def divided(self, values: np.ndarray, taken: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +75,7 @@ class SpanCorruption(OfOneText):
         more at the end."""
         if not self.marked:
             return values[~taken], values[taken]
-        opens = taken & ~np.concatenate(([False], taken[:-1]))
+        opens = _opens(taken)
         starts = np.flatnonzero(opens)
         gaps, sentinels = len(starts), self._symbols.sentinels
         if gaps >= len(sentinels):
@@ -79,6 +87,11 @@ class SpanCorruption(OfOneText):
         left[starts] = sentinels[:gaps]
         said = np.insert(values[taken], np.flatnonzero(opens[taken]), sentinels[:gaps])
         return left[opens | ~taken], np.append(said, sentinels[gaps])
+
+
+def _opens(taken: np.ndarray) -> np.ndarray:
+    """bool[values]: where a run of taken values begins."""
+    return taken & ~np.concatenate(([False], taken[:-1]))
 
 
 @dataclass

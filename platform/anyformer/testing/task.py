@@ -13,12 +13,23 @@ import numpy as np
 import torch
 
 from anyformer.batch import Example, pack
-from anyformer.contracts import SPLITS, Metric, Sample, Score, Split, Task, Tokenizer, prepare
+from anyformer.contracts import (
+    SPLITS,
+    Metric,
+    Sample,
+    Score,
+    Split,
+    Task,
+    Tokenizer,
+    encode_fields,
+    prepare,
+    ready,
+)
 from anyformer.model import Model
 from anyformer.registry import tasks, tokenizers
 from anyformer.testing.clause import Clause, equal, equal_tokens, shown
 from anyformer.testing.encoding import require_well_formed
-from anyformer.tokens import StreamSpec, Tokens
+from anyformer.tokens import StreamSpec, spec_table
 
 FITTED = 256  # training samples that unfitted tokenizers learn from
 TINY = {"dim": 32, "heads": 2, "depth": 1}  # the untrained backbone that is scored
@@ -39,9 +50,9 @@ def check_task(
 
     The clauses: fields, modality and metrics are declared; settings are JSON and rebuild a task of the same
     samples; splits are not empty, keep their order and share no id; samples prepare alike for one key, as
-    long as their tokenizers say, with targets inside and a head for each; a sample without the predicted
-    field is a prompt; an untrained model gets one finite score a sample and metric; baselines are of its
-    metrics.
+    long as their tokenizers and at most as long as the objective say, with targets inside and a head for each;
+    a sample without the predicted field is a prompt; an untrained model gets one finite score a sample and
+    metric; baselines are of its metrics.
     """
     case = Case.of(task, name, tokenizers, samples, seed)
     for check in CLAUSES:
@@ -167,22 +178,35 @@ def prepares(case: Case) -> None:
     for sample in case.each:
         with clause.sound(f"an example from sample {sample.id!r}"):
             example, again = case.prepared(sample), case.prepared(sample)
-        lengths = {f: case.tokenizers[case.task.fields[f]].length(raw) for f, raw in sample.values.items()}
-        right = example.tokens.length == sum(lengths.values())
-        clause.require(right, f"{lengths} slots from sample {sample.id!r}", f"{example.tokens.length}")
-        same = equal_tokens(example.tokens, again.tokens) and _targets_equal(example, again)
-        clause.require(same, f"sample {sample.id!r} twice alike for one key", "a difference")
+        _require_lengths(clause, case, sample, example)
+        clause.require(_alike(example, again), f"sample {sample.id!r} twice alike for one key", "a difference")
         specs = [spec for streams in case.specs.values() for spec in streams]
-        require_well_formed(case.plugin, specs, example.tokens, f"sample {sample.id!r}")
+        for axis in _axes(example):
+            require_well_formed(case.plugin, specs, axis.tokens, f"sample {sample.id!r}")
         _require_targets(clause, sample, example, heads)
     pack([case.prepared(sample) for sample in case.each])
 
 
-def _targets_equal(one: Example, other: Example) -> bool:
-    def tokens(example: Example) -> Tokens:
-        return replace(example.tokens, streams=example.targets)
+def _require_lengths(clause: Clause, case: Case, sample: Sample, example: Example) -> None:
+    """Fields are as long as their tokenizers say, and the example at most as long as the objective says."""
+    encoded = encode_fields(case.task.fields, case.tokenizers, sample.values)
+    lengths = {f: case.tokenizers[case.task.fields[f]].length(raw) for f, raw in sample.values.items()}
+    found = {field: tokens.length for field, tokens in encoded.items()}
+    clause.require(found == lengths, f"fields of {lengths} slots in sample {sample.id!r}", f"{found}")
+    most, slots = ready(case.task, case.tokenizers).length(lengths), sum(a.tokens.length for a in _axes(example))
+    clause.require(slots <= most, f"at most {most} slots from sample {sample.id!r}, as objective.length says", slots)
 
-    return one.prefix == other.prefix and equal_tokens(tokens(one), tokens(other))
+
+def _axes(example: Example) -> list[Example]:
+    return [example] if example.source is None else [example, example.source]
+
+
+def _alike(one: Example, other: Example) -> bool:
+    if (one.source is None) != (other.source is None) or one.prefix != other.prefix:
+        return False
+    targets = (replace(example.tokens, streams=example.targets) for example in (one, other))
+    pairs = zip(_axes(one), _axes(other), strict=True)
+    return equal_tokens(*targets) and all(equal_tokens(a.tokens, b.tokens) for a, b in pairs)
 
 
 def _require_targets(clause: Clause, sample: Sample, example: Example, heads: Sequence[str]) -> None:
@@ -203,6 +227,8 @@ def prompts(case: Case) -> None:
     predicted = {field for field, specs in case.specs.items() if heads & {spec.name for spec in specs}}
     for sample in case.each:
         kept = {field: raw for field, raw in sample.values.items() if field not in predicted}
+        if len(kept) == len(sample.values):  # what is predicted is drawn from the rest
+            continue
         with clause.accepts_or_refuses(f"sample {sample.id!r} without {sorted(predicted)}"):
             prompt = case.prepared(replace(sample, values=kept))
             clause.require(not prompt.targets, "no targets in a prompt", f"targets {list(prompt.targets)}")
@@ -214,7 +240,7 @@ def scores(case: Case) -> None:
     samples = case.splits["test"][: case.count]
     with torch.random.fork_rng(devices=[]), torch.no_grad(), clause.sound("scores of an untrained model"):
         torch.manual_seed(case.seed)
-        model = Model(case.tokenizers, TINY, case.heads()).eval()
+        model = _tiny(case).eval()
         found = list(case.task.score(model, samples))
     names = {metric.name for metric in case.task.metrics}
     for score in found:
@@ -225,6 +251,17 @@ def scores(case: Case) -> None:
     wanted = sorted((sample.id, name) for sample in samples for name in names)
     got = sorted((score.id, score.metric) for score in found)
     clause.require(got == wanted, f"one score each of {wanted}", f"{got}")
+
+
+def _tiny(case: Case) -> Model:
+    """With an encoder where samples have a source."""
+    if all(case.prepared(sample).source is None for sample in case.each):
+        return Model(case.tokenizers, TINY, case.heads())
+    streams = [
+        spec.name for spec in spec_table(s for specs in case.specs.values() for s in specs).values() if spec.input
+    ]
+    recipe = ["attention", "cross_attention", "feed_forward"]
+    return Model(case.tokenizers, {**TINY, "recipe": recipe}, case.heads(), encoder=TINY, source=streams)
 
 
 def has_baselines_of_its_metrics(case: Case) -> None:

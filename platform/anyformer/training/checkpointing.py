@@ -17,6 +17,7 @@ from anyformer import checkpoint as directory
 from anyformer.errors import CheckpointError, ConfigError
 
 PREFIX = "_model."  # the learner's attribute: a checkpoint names weights as the model does
+BESIDE = "beside"  # in the trainer's state: weights that are no part of the model, such as a generator's
 
 
 class CheckpointDirectory(CheckpointIO):
@@ -29,7 +30,9 @@ class CheckpointDirectory(CheckpointIO):
                 "checkpoints are written, but no model can return to this process. Use strategy='ddp' in a script."
             )
         state = dict(checkpoint)
-        weights = {name.removeprefix(PREFIX): tensor for name, tensor in state.pop("state_dict").items()}
+        learned = state.pop("state_dict")
+        weights = {name.removeprefix(PREFIX): tensor for name, tensor in learned.items() if name.startswith(PREFIX)}
+        state[BESIDE] = {name: tensor for name, tensor in learned.items() if not name.startswith(PREFIX)}
         own = state.pop("anyformer", None)
         if own is None:
             raise CheckpointError(f"{path}: only an anyformer Learner can be written as a checkpoint directory.")
@@ -40,7 +43,8 @@ class CheckpointDirectory(CheckpointIO):
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         state, weights = directory.read_trainer(path)
-        state["state_dict"] = {PREFIX + name: tensor for name, tensor in weights.items()}
+        beside = state.pop(BESIDE, {})
+        state["state_dict"] = {**beside, **{PREFIX + name: tensor for name, tensor in weights.items()}}
         state["anyformer"] = {"path": str(directory.resolve(path))}
         return state
 

@@ -10,16 +10,28 @@ from torch import Tensor
 from anyformer.batch import Batch
 from anyformer.contracts import Loss
 
+Term = tuple[str, str | None]
+"""A task, and what was counted there (`Loss.over`)."""
+
+
+def task_means(sums: Mapping[Term, float], counts: Mapping[Term, float]) -> dict[str, float]:
+    """Each task's `Σ sum / count`, by name."""
+    means: dict[str, float] = {}
+    for key in sorted(sums, key=lambda key: key[0]):
+        if counts[key]:
+            means[key[0]] = means.get(key[0], 0.0) + sums[key] / counts[key]
+    return means
+
 
 class Tally:
-    """Per task: summed loss, predicted values, tokens."""
+    """Per task: summed losses and predicted values, by what was counted (`Loss.over`), and tokens."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, float] = {}
+        self.sums: dict[Term, Tensor] = {}
+        self.counts: dict[Term, float] = {}
         self.task_tokens: Counter[str] = Counter()
         self.tokens = 0
 
@@ -28,12 +40,14 @@ class Tally:
         for task, length in zip(batch.tasks, batch.mask.queries, strict=False):  # padding belongs to no task
             self.task_tokens[task] += length
         for name, loss in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + loss.sum.detach()
-            self.counts[name] = self.counts.get(name, 0.0) + loss.count
+            for term in loss.terms:
+                key = (name, term.over)
+                self.sums[key] = self.sums.get(key, 0.0) + term.sum.detach()
+                self.counts[key] = self.counts.get(key, 0.0) + term.count
 
     def means(self) -> dict[str, float]:
         """Mean loss of each task seen."""
-        return {name: float(self.sums[name]) / self.counts[name] for name in sorted(self.sums)}
+        return task_means({key: float(total) for key, total in self.sums.items()}, self.counts)
 
     def share(self, task: str) -> float:
         """The task's part of all tokens seen."""
