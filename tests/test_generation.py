@@ -95,7 +95,7 @@ def conversations(draw) -> tuple[list[Tokens], list[list[int]]]:
     return made, edges
 
 
-@pytest.mark.parametrize("backend", ["documents", "eager", "padded"])
+@pytest.mark.parametrize("backend", ["documents", "eager"])
 @settings(max_examples=12, deadline=None)
 @given(conversation=conversations())
 def test_a_session_in_chunks_is_one_forward_pass(model, backend, conversation):

@@ -122,8 +122,8 @@ def search(
         if not going:
             break
         session.select(rows)  # what is done leaves the session
-        runs = [(one, run) for each in going for one in each for run in one.live]
-        session.append([run_of(stream, run.values[-1:], one.position) for one, run in runs])
+        runs = [(run.values[-1], one.position) for each in going for one in each for run in one.live]
+        session.append_values(stream, *zip(*runs, strict=True))
     return [_best(stream, each, settings.returns) for each in searches]
 
 

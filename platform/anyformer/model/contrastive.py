@@ -51,7 +51,7 @@ class Contrastive:
             states = F.normalize(session.last, dim=-1).unflatten(0, (-1, width))
             best = self._best(shares, states, seen)
             chosen = candidates.gather(1, best[:, None])[:, 0].masked_fill(weighed.amax(-1) == -torch.inf, -1)
-            said = checked(stream, chosen, log_probabilities(logits, chosen), [True] * len(going))
+            said = checked(stream, chosen, log_probabilities(logits, chosen), range(len(going)))
             found: list[list[Said]] = [[] for _ in answers]
             for one, value in zip(going, said, strict=True):
                 found[one] = answers[one].take([value])

@@ -187,7 +187,7 @@ def _plain_heads(names: Sequence[str], specs: Sequence[StreamSpec], tie: bool) -
     for name in names:
         if name not in known:
             raise unknown("stream", name, known)
-    tied = {name: tie and known[name].is_discrete and known[name].embedder is None for name in names}
+    tied = {name: tie and (spec := known[name]).is_discrete and spec.input and spec.embedder is None for name in names}
     return {name: HeadConfig(tie=tied[name], bias=not known[name].is_discrete) for name in names}
 
 

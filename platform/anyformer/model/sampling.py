@@ -118,15 +118,21 @@ class Sampling:
     def speak(self, session: Session, answers: Sequence[Answer]) -> Iterator[list[list[Said]]]:
         """Round by round what is said behind each prompt, until all answers are done."""
         dice, stream = Dice(self.seed, len(answers)), answers[0].stream
+        going = list(range(len(answers)))
         while True:
             logits = session.network.read(stream, session.last)
-            values = self.choose(logits, [answer.history for answer in answers], dice)
-            going = [not answer.done for answer in answers]
-            said = checked(stream, values, log_probabilities(logits, values), going)
-            yield [answer.take([one]) if go else [] for answer, one, go in zip(answers, said, going, strict=True)]
-            if all(answer.done for answer in answers):
+            values = self.choose(logits, [answers[i].history for i in going], dice)
+            said = dict(zip(going, checked(stream, values, log_probabilities(logits, values), going), strict=True))
+            yield [answer.take([said[i]]) if i in said else [] for i, answer in enumerate(answers)]
+            rows = [row for row, i in enumerate(going) if not answers[i].done]
+            if not rows:
                 return
-            session.append([None if a.done else a.following(a.said, len(a.said) - 1) for a in answers])
+            if len(rows) < len(going):  # what is done leaves the session
+                session.select(rows)
+                dice.select(rows)
+                going = [going[row] for row in rows]
+            left = [answers[i] for i in going]
+            session.append_values(stream, [a.history[-1] for a in left], [a.start + len(a.said) - 1 for a in left])
 
 
 GREEDY = Sampling(temperature=0)
@@ -142,20 +148,23 @@ def drawn(weights: Float64[Tensor, "rows vocab"], rolled: Float64[Tensor, " rows
 def log_probabilities(logits: Logits, values: Int64[Tensor, " rows"]) -> Float[Tensor, " rows"]:
     """Of these values by these logits; NaN where the logits are no distribution."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    nats = logits.gather(-1, values.clamp(min=0)[:, None])[:, 0] - logits.logsumexp(-1)
-    return nats.masked_fill(~logits.logsumexp(-1).isfinite(), torch.nan)
+    total = logits.logsumexp(-1)
+    nats = logits.gather(-1, values.clamp(min=0)[:, None])[:, 0] - total
+    return nats.masked_fill(~total.isfinite(), torch.nan)
 
 
-def checked(stream: str, values: Tensor, nats: Tensor, going: Sequence[bool]) -> list[Said]:
-    """Values and their log probabilities off the device, in one piece; an error where a sequence that goes on has
-    none."""
+def checked(stream: str, values: Tensor, nats: Tensor, numbers: Sequence[int]) -> list[Said]:
+    """Values and their log probabilities off the device, in one piece; an error for a sequence that has none. numbers:
+    what the sequences are called in it."""
     pairs = torch.stack((values.double(), nats.double())).T.tolist()
-    for row, ((value, nat), go) in enumerate(zip(pairs, going, strict=True)):
-        if go and nat != nat:
+    for number, (value, nat) in zip(numbers, pairs, strict=True):
+        if nat != nat:
             raise NonFiniteError(
-                f"The logits of stream {stream!r} are NaN or infinite for sequence {row}; nothing can be chosen from "
-                "them. Look for damaged weights, or generate in a wider precision."
+                f"The logits of stream {stream!r} are NaN or infinite for sequence {number}; nothing can be chosen "
+                "from them. Look for damaged weights, or generate in a wider precision."
             )
-        if go and value < 0:
-            raise ConfigError(f"The rules leave no value of stream {stream!r} for sequence {row}; allow at least one.")
+        if value < 0:
+            raise ConfigError(
+                f"The rules leave no value of stream {stream!r} for sequence {number}; allow at least one."
+            )
     return [Said(int(value), nat) for value, nat in pairs]

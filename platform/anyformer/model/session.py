@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anyformer.batch import Example, pack
+from anyformer.batch import Batch, Example, pack
 from anyformer.errors import ConfigError, SampleError
+from anyformer.mask import Mask
 from anyformer.model.network import Network
 from anyformer.model.sampling import GREEDY, Dice, Sampling, checked, log_probabilities
-from anyformer.tokens import Stream, Tokens
+from anyformer.tokens import Stream, Tokens, with_rank
 
 
 class Session:
@@ -61,6 +62,30 @@ class Session:
                     f"Sequence {one} has {have} slots and gets {more}, with a prefix of {both}; "
                     "a prefix must be appended whole, at once and first."
                 )
+        hidden = self._read(batch, queries, prefix)
+        for had, more in zip(self.had, tokens, strict=True):
+            had += [] if more is None else [more]
+        return hidden
+
+    @torch.no_grad()
+    def append_values(
+        self, stream: str, values: Sequence[int], positions: Sequence[int]
+    ) -> Float[Tensor, "tokens dim"]:
+        """One more value of one stream for every sequence, at these positions: as `append`, but much faster."""
+        count = len(self.lengths)
+        said = Stream(torch.tensor(values), torch.arange(count), torch.ones(count, 2, dtype=torch.int64))
+        where = with_rank(torch.tensor(positions)[:, None], self.network.rank)
+        batch = Batch({stream: said}, where, Mask.causal((1,) * count)).to(self.network.device)
+        hidden = self._read(batch, (1,) * count, None)
+        slot, item = said.slots[:1], said.items[:1]
+        for had, value, position in zip(self.had, said.values.split(1), where.split(1), strict=True):
+            had.append(Tokens({stream: Stream(value, slot, item)}, 1, position))
+        return hidden
+
+    def _read(
+        self, batch: Batch, queries: tuple[int, ...], prefix: Sequence[int] | None
+    ) -> Float[Tensor, "tokens dim"]:
+        """New slots through the network, behind what is cached."""
         self.cache.reserve(queries)
         mask = self.cache.mask(queries, None if prefix is None else tuple(prefix))
         hidden = self.network.decode(replace(batch, mask=mask), self.memory, self.cache)
@@ -68,8 +93,6 @@ class Session:
         grown = torch.tensor(queries, device=hidden.device) > 0
         ends = mask.cu_queries[1:].to(hidden.device).long() - 1
         self.last = torch.where(grown[:, None], hidden[ends.clamp(min=0)], self.last) if len(hidden) else self.last
-        for had, more in zip(self.had, tokens, strict=True):
-            had += [] if more is None else [more]
         self.states = hidden
         return hidden
 
@@ -115,7 +138,7 @@ class Session:
         if not self.network.specs[stream].is_discrete:
             return said
         values = sampling.choose(said, self.said(stream) if sampling.rules else [], self.dice)
-        checked(stream, values, log_probabilities(said, values), [True] * len(values))
+        checked(stream, values, log_probabilities(said, values), range(len(values)))
         return values
 
 

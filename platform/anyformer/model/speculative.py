@@ -43,7 +43,7 @@ class Speculative:
         drafting, reading = Reader(begun(self.draft, [answer.prompt for answer in answers])), Reader(session)
         first = self.sampling.choose(network.read(stream, session.last), [a.history for a in answers], dice)
         nats = log_probabilities(network.read(stream, session.last), first)
-        said = checked(stream, first, nats, [True] * len(answers))
+        said = checked(stream, first, nats, range(len(answers)))
         yield [answer.take([one]) for answer, one in zip(answers, said, strict=True)]
         while not all(answer.done for answer in answers):
             rounds = [0 if answer.done else min(self.ahead, answer.room - 1) for answer in answers]
@@ -114,7 +114,7 @@ class Speculative:
         ]
         flat = torch.cat(values)
         read = torch.cat([each[: count + 1] for each, count in zip(logits, counts, strict=True)])
-        found = iter(checked(answers[0].stream, flat, log_probabilities(read, flat), [True] * len(flat)))
+        found = iter(checked(answers[0].stream, flat, log_probabilities(read, flat), range(len(flat))))
         for row, count in zip(rows, counts, strict=True):
             said[row] = [next(found) for _ in range(count + 1)]
         return said

@@ -29,6 +29,7 @@ class Cache:
         self.positions = torch.zeros(documents, capacity, rank, dtype=torch.int64, device=like.device)
         self.source: dict[int, Pair] = {}
         self.source_lengths: tuple[int, ...] = ()
+        self.source_of: list[int] = []  # which of the sources that were remembered each sequence reads
 
     def reserve(self, queries: tuple[int, ...]) -> None:
         """Make room for these many more tokens of each sequence."""
@@ -48,13 +49,15 @@ class Cache:
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these sequences, in this order, each as often as it is named: a beam search's next beams."""
-        index = torch.tensor(rows, device=self.store.device)
-        self.store, self.positions = self.store[:, :, index], self.positions[index]
+        index = torch.tensor(rows, dtype=torch.int64, device=self.store.device)
+        self.store, self.positions = self.store.index_select(2, index), self.positions.index_select(0, index)
         self.lengths = [self.lengths[row] for row in rows]
-        if self.source:
+        read = [self.source_of[row] for row in rows] if self.source else []
+        if read != self.source_of:  # beams of one prompt change places and read the same
             where = rows_of(self.source_lengths, rows).to(self.store.device)
             self.source = {layer: (k[where], v[where]) for layer, (k, v) in self.source.items()}
             self.source_lengths = tuple(self.source_lengths[row] for row in rows)
+            self.source_of = read
 
     def extend(
         self,
@@ -75,6 +78,7 @@ class Cache:
         """Keys and values of the source for one layer, made on the first pass."""
         if layer not in self.source:
             self.source[layer], self.source_lengths = make(), lengths
+            self.source_of = list(range(len(lengths)))
         return self.source[layer]
 
 
