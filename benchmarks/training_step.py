@@ -17,7 +17,7 @@ import torch
 
 import anyformer as af
 from anyformer import presets, registry
-from anyformer.cli.experiment import Experiment, read
+from anyformer.training.experiment import Experiment, read
 
 
 class Contender:

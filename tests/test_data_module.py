@@ -11,6 +11,8 @@ from toys import Colour, Letters, Words
 
 import anyformer as af
 from anyformer import registry
+from anyformer.batch import SLOTS
+from anyformer.contracts import prepare
 from anyformer.errors import ConfigError, LimitError, SampleError
 from anyformer.training.data import InOrder
 from anyformer.training.mixture import Reference
@@ -70,7 +72,9 @@ def test_micro_batches_know_the_counts_of_their_step():
     window = [[Reference("words", 0, 0), Reference("quadrants", 1, 0)], [Reference("words", 2, 0)]]
     both = [preparation.micro_batch(window, index) for index in (0, 1)]
     own = [preparation.batch(references).counts for references in window]
-    assert both[0].counts == both[1].counts == {"words": own[0]["words"] + own[1]["words"], "quadrants": 1.0}
+    words = {name: own[0]["words"][name] + own[1]["words"][name] for name in ("letters", SLOTS)}
+    assert both[0].counts == both[1].counts == {"words": words, "quadrants": {"colour": 1.0, SLOTS: 7.0}}
+    assert words[SLOTS] == words["letters"] + 2  # all but the first of each
 
 
 def test_random_choices_depend_on_seed_sample_and_pass(monkeypatch):
@@ -215,3 +219,28 @@ def test_a_field_that_the_task_does_not_declare_is_named(monkeypatch):
 def test_colours_are_one_slot():
     """The toys' own lengths are right: the plan rests on them."""
     assert Colour().encode(2).length == Colour().length(2) == 1
+
+
+def test_what_no_chance_had_a_part_in_is_prepared_once(monkeypatch):
+    """It is the same at every pass; what chance has a part in is prepared anew, with another outcome."""
+    made: list[str] = []
+
+    def counted(name, *rest):
+        made.append(name)
+        return prepare(name, *rest)
+
+    monkeypatch.setattr("anyformer.training.data.prepare", counted)
+    masked = {"type": "words", "objective": {"type": "masked", "masked": 0.0, "random": 1.0, "rate": 0.5}}
+    preparation = ready(tasks={"words": {}, "guessed": masked})._preparation("train")
+    for task, times in (("words", 1), ("guessed", 2)):
+        first, again = (preparation.batch([Reference(task, 3, epoch)]) for epoch in (0, 1))
+        assert made.count(task) == times
+        assert torch.equal(first.streams["letters"].values, again.streams["letters"].values) == (times == 1)
+
+
+def test_what_is_kept_is_bounded(monkeypatch):
+    """Else a set of pictures would fill the memory in its first pass."""
+    monkeypatch.setattr("anyformer.training.data.MOST_HELD", 200)
+    preparation = ready()._preparation("train")
+    preparation.batch([Reference("words", index, 0) for index in range(20)])
+    assert 1 <= len(preparation._constant) <= 10

@@ -9,7 +9,7 @@ import pickle
 from importlib import metadata
 from pathlib import Path
 
-import published
+import corpora
 import pytest
 import yaml
 from hypothesis import given
@@ -27,7 +27,7 @@ FOLDERS = {"xquad": "xquad_en", "multi30k": "multi30k_en_de", "wikitext-2-small"
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory) -> Path:
     """Every published set, tiny."""
-    return published.write_all(tmp_path_factory.mktemp("sets"))
+    return corpora.write_all(tmp_path_factory.mktemp("sets"))
 
 
 def page(folder: Path, **settings) -> Dataset:
@@ -69,14 +69,14 @@ def test_records_have_readable_values(shelf):
     assert first("sick")["entailment_judgment"] == "entailment" and first("sick")["relatedness"] == 4.5
     assert first("banking77")["label"] == "card_arrival"
     words, labels = (first("wnut17")[name] for name in ("words", "labels"))
-    assert len(words) == len(labels) and words[0] in published.PEOPLE and labels[0] == "B-person"
+    assert len(words) == len(labels) and words[0] in corpora.PEOPLE and labels[0] == "B-person"
     asked = first("xquad")
     (answer,) = asked["answers"]
     begin = answer["answer_start"]
     assert asked["context"][begin : begin + len(answer["text"])] == answer["text"]
     pair = first("multi30k")
-    assert [published.GERMAN[w] for w in pair["en"].lower()[:-1].split()] == [
-        w if w in published.GERMAN.values() else w.capitalize() for w in pair["de"][:-1].replace("Ein", "ein").split()
+    assert [corpora.GERMAN[w] for w in pair["en"].lower()[:-1].split()] == [
+        w if w in corpora.GERMAN.values() else w.capitalize() for w in pair["de"][:-1].replace("Ein", "ein").split()
     ]
     assert first("cnn_dailymail")["article"].startswith(first("cnn_dailymail")["highlights"])
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from corpora import write_all
 from hypothesis import given
 from hypothesis import strategies as st
-from published import write_all
 
 from anyformer.contracts import Score
 from anyformer.errors import ConfigError

@@ -17,7 +17,7 @@ SOURCE_ROOTS = ("platform", "tokenizers", "tasks")
 ROOMS = (
     *("errors", "episode", "registry", "presets", "architecture", "tokens", "mask", "batch"),
     *("contracts", "sublayers", "backbone", "recurrent", "model", "objectives", "checkpoint", "weights", "training"),
-    *("evaluation", "inspection", "testing", "cli"),
+    *("evaluation", "reproduction", "inspection", "testing", "cli"),
 )
 """The platform's rooms from left to right; each imports only what stands to its left."""
 
@@ -142,7 +142,7 @@ def test_every_entry_point_leads_to_a_class_or_function():
     """Read from the sources: importing would show only that this machine has every optional library."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = {**project["entry-points"], "console scripts": project["scripts"]}
-    assert len(groups) == 4
+    assert len(groups) == 5
     for group, points in groups.items():
         for name, target in points.items():
             module, _, attribute = target.partition(":")

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import corpora
 import lightning as L
 import numpy as np
-import published
 import pytest
 import torch
 from hypothesis import given, settings
@@ -50,7 +50,7 @@ def by_name() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory) -> str:
-    return str(published.write_all(tmp_path_factory.mktemp("sets")))
+    return str(corpora.write_all(tmp_path_factory.mktemp("sets")))
 
 
 def trained(

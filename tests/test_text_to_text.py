@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from corpora import write_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from published import write_all
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 

@@ -21,8 +21,8 @@ _PUBLIC = {
     "anyformer.mask": ["Mask"],
     "anyformer.batch": ["Batch", "Example", "pack"],
     "anyformer.episode": ["Episode"],
-    "anyformer.contracts": ["Loss", "Metric", "Objective", "Sample", "Score", "Task", "Tokenizer", "prepare"],
-    "anyformer.registry": ["register_objective", "register_task", "register_tokenizer"],
+    "anyformer.contracts": ["Loss", "Metric", "Objective", "Sample", "Score", "Study", "Task", "Tokenizer", "prepare"],
+    "anyformer.registry": ["register_objective", "register_study", "register_task", "register_tokenizer"],
     "anyformer.architecture": ["Architecture", "BackboneConfig", "HeadConfig", "StreamConfig"],
     "anyformer.backbone": ["Backbone"],
     "anyformer.model": ["GREEDY", "Beams", "ForwardPass", "Hypothesis", "Model", "Sampling", "Session"],
@@ -46,7 +46,15 @@ _PUBLIC = {
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
-__all__ = [*sorted(_HOME), "create_model", "list_models", "list_objectives", "list_tasks", "list_tokenizers"]
+__all__ = [
+    *sorted(_HOME),
+    "create_model",
+    "list_models",
+    "list_objectives",
+    "list_studies",
+    "list_tasks",
+    "list_tokenizers",
+]
 
 
 def list_tokenizers() -> list[str]:
@@ -62,6 +70,11 @@ def list_tasks() -> list[str]:
 def list_objectives() -> list[str]:
     """Names of every objective that is registered or installed."""
     return import_module("anyformer.registry").objectives.names()
+
+
+def list_studies() -> list[str]:
+    """Names of every study that is registered or installed."""
+    return import_module("anyformer.registry").studies.names()
 
 
 def list_models() -> list[str]:

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,8 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Model:
     """A model in `eval` mode, with its tokenizers, from a checkpoint directory (or one that holds `last`)."""
     path = resolve(path)
     verify(path)
-    config = read_json(path / "config.json")
     try:
-        tokenizers = {name: _tokenizer(path, name, entry) for name, entry in config["tokenizers"].items()}
-        model = Model(tokenizers, **config["model"])
+        model = Model(load_tokenizers(path), **read_json(path / "config.json")["model"])
     except (TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: config.json does not describe a model ({error}).") from error
     try:
@@ -56,6 +54,62 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Model:
             f"{path}: the weights do not fit the model that config.json describes: {error}"
         ) from error
     return model.to(map_location).eval()
+
+
+def load_tokenizers(path: str | Path) -> dict[str, Tokenizer]:
+    """The tokenizers of a checkpoint, by name."""
+    path = resolve(path)
+    try:
+        return {n: _tokenizer(path, n, entry) for n, entry in read_json(path / "config.json")["tokenizers"].items()}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path}: config.json does not describe tokenizers ({error}).") from error
+
+
+def begin_with(model: Model, path: str | Path, layers: Sequence[int] = ()) -> list[str]:
+    """Copy a checkpoint's weights into those of the same name; the names of those that it lacks.
+
+    layers: the blocks of the checkpoint's backbone that the model's begin with, counted from 0; by default the first.
+    CheckpointError where a weight has another shape, where the two share no weight of a stack, and where a tokenizer
+    of the same name encodes otherwise: its pieces would get another's vectors.
+    """
+    path = resolve(path)
+    verify(path)
+    theirs, ours = read_tensors(path / "model.safetensors"), model.state_dict()
+    if layers:
+        theirs = _of_layers(path, theirs, layers, model)
+    entries = read_json(path / "config.json")["tokenizers"]
+    for name in sorted(entries.keys() & model.tokenizers.keys()):
+        if entries[name]["fingerprint"] != model.tokenizers[name].fingerprint():
+            raise CheckpointError(
+                f"{path}: its tokenizer {name!r} encodes otherwise than the model's. Take the checkpoint's own: "
+                "Mixture(start=...)."
+            )
+    for name in sorted(ours.keys() & theirs.keys()):
+        if ours[name].shape != theirs[name].shape:
+            raise CheckpointError(
+                f"{path}: its weight {name!r} has the shape {list(theirs[name].shape)}, the model's "
+                f"{list(ours[name].shape)}. Build the model with the settings that the checkpoint's was built with."
+            )
+    if not any(name.startswith("backbone.") for name in ours.keys() & theirs.keys()):
+        raise CheckpointError(f"{path}: has no weight of the model's backbone. Build the model like the checkpoint's.")
+    model.load_state_dict({name: theirs[name] for name in ours.keys() & theirs.keys()}, strict=False)
+    return sorted(ours.keys() - theirs.keys())
+
+
+def _of_layers(path: Path, weights: dict[str, Tensor], layers: Sequence[int], model: Model) -> dict[str, Tensor]:
+    """Weights as if the backbone had these blocks alone."""
+    block = "backbone.blocks."
+    depth = len({name.split(".")[2] for name in model.state_dict() if name.startswith(block)})
+    if len(layers) != depth:
+        raise CheckpointError(f"{path}: {len(layers)} layers were chosen for the model's {depth}; choose one for each.")
+    chosen = {name: tensor for name, tensor in weights.items() if not name.startswith(block)}
+    for number, layer in enumerate(layers):
+        own = f"{block}{layer}."
+        found = {name.removeprefix(own): tensor for name, tensor in weights.items() if name.startswith(own)}
+        if not found:
+            raise CheckpointError(f"{path}: has no layer {layer} to begin with; layers are counted from 0.")
+        chosen |= {f"{block}{number}.{name}": tensor for name, tensor in found.items()}
+    return chosen
 
 
 def describe(model: Model) -> dict[str, Any]:

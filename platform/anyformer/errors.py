@@ -49,6 +49,10 @@ class NonFiniteError(AnyformerError, ArithmeticError):
     """A loss or gradient is NaN or infinite; the step was not applied."""
 
 
+class EvaluationError(AnyformerError, RuntimeError):
+    """A task could not be scored, and nothing else was asked for."""
+
+
 class ContractError(AnyformerError, AssertionError):
     """A plugin breaks its contract."""
 

@@ -1,4 +1,4 @@
-"""Plugins by name: tokenizers, tasks and objectives, from decorators and from installed packages.
+"""Plugins by name: tokenizers, tasks, objectives and studies, from decorators and from installed packages.
 
 Listing reads package metadata only. A plugin is imported when it is first used; one that fails to import is
 reported by name and leaves the others alone; a name claimed twice is refused, naming both claimants.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -148,7 +148,23 @@ def _origin(point: EntryPoint) -> str:
 tokenizers = Registry("tokenizer", "anyformer.tokenizers")
 tasks = Registry("task", "anyformer.tasks")
 objectives = Registry("objective", "anyformer.objectives")
+studies = Registry("study", "anyformer.studies")
+
+
+def make_task(
+    kind: str, settings: Mapping[str, Any], objective: Mapping[str, Any] | None = None, data_dir: str | None = None
+) -> Any:
+    """A task. objective: another one than its own, `{"type": ..., ...}`. data_dir: for a task that has such a setting,
+    and is given none of its own."""
+    here = data_dir and "data_dir" in inspect.signature(tasks.get(kind)).parameters
+    task = tasks.create(kind, {"data_dir": data_dir, **settings} if here else dict(settings))
+    if objective is not None:
+        chosen = dict(objective)
+        task.objective = objectives.create(str(chosen.pop("type", "")), chosen)
+    return task
+
 
 register_tokenizer = tokenizers.register
 register_task = tasks.register
 register_objective = objectives.register
+register_study = studies.register

@@ -37,8 +37,10 @@ def preset(name: str) -> Architecture:
     return Architecture.of(_settings(_file(name), (name,)), f"model {name!r}")
 
 
-def read(model: str) -> Architecture:
-    """A published architecture by name, or one of your own by its YAML file's path."""
+def read(model: str | Mapping[str, Any]) -> Architecture:
+    """A published architecture by name, or one of your own: its YAML file's path, or what such a file would hold."""
+    if isinstance(model, Mapping):
+        return Architecture.of(_laid(model, "given", ()), "model")
     if not model.endswith((".yaml", ".yml")):
         return preset(model)
     return Architecture.of(_settings(Path(model), ()), f"model ({model})")
@@ -69,12 +71,17 @@ def _settings(file: Path, chain: tuple[str, ...]) -> dict[str, Any]:
         raise ConfigError(f"The model {file} cannot be read as YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, Mapping):
         raise ConfigError(f"The model {file} holds {type(content).__name__}; expected a mapping of settings.")
+    return _laid(content, str(file), chain)
+
+
+def _laid(content: Mapping[str, Any], name: str, chain: tuple[str, ...]) -> dict[str, Any]:
+    """Settings over those of the model that they are `like`."""
     changes = {key: value for key, value in content.items() if key != "like"}
     if "like" not in content:
         return changes
     other = content["like"]
     if not isinstance(other, str):
-        raise ConfigError(f"The model {file} is like {other!r}; expected the name of a model.")
+        raise ConfigError(f"The model {name} is like {other!r}; expected the name of a model.")
     if other in chain:
         raise ConfigError(f"Models are like each other in a circle: {', '.join((*chain, other))}.")
     return merged(_settings(_file(other), (*chain, other)), changes)

@@ -32,6 +32,19 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="which tasks, as YAML")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the report goes")
     parser.add_argument("--seed", type=int, help="instead of the configuration's")
+    parser.add_argument("--data_dir", metavar="DIR", help="where tasks that read files find them")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default cpu)")
+
+
+def _study(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="a name of `anyformer list studies`")
+    parser.add_argument("--checkpoint", metavar="DIR", help="a checkpoint directory, where the study asks a model")
+    parser.add_argument("--config", metavar="FILE", help="the study's settings, as YAML")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="settings that differ: shots=4"
+    )
+    parser.add_argument("--out", metavar="DIR", help="where study.json, study.md and the study's own files go")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default cpu)")
 
 
@@ -58,7 +71,8 @@ def _generate(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=["tokenizers", "tasks", "objectives", "models", "experiments", "evaluations"])
+    kinds = ("tokenizers", "tasks", "objectives", "studies", "models", "experiments", "evaluations", "reproductions")
+    parser.add_argument("kind", choices=kinds)
     parser.add_argument("--json", action="store_true", help="one JSON array on stdout")
 
 
@@ -98,6 +112,14 @@ def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
+def _reproduce(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="of `anyformer list reproductions`, or a YAML file's path")
+    parser.add_argument("--data_dir", metavar="DIR", help="the folder that holds the data sets' folders")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", metavar="DIR", help="checkpoints and reports (default runs/reproduce/NAME-SEED)")
+    parser.add_argument("--threads", type=int, default=1, help="of the processor (default 1, as references were timed)")
+
+
 def _compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="REPORT", help="a report's directory or report.json")
     parser.add_argument("second", metavar="REPORT")
@@ -110,9 +132,11 @@ COMMANDS: dict[str, Command] = {
     "test": Command("losses on the test split", "fit", lambda p: None),
     "predict": Command("losses per batch of the test split", "fit", lambda p: None),
     "evaluate": Command("score a checkpoint on the tasks of a configuration; writes a report", "evaluate", _evaluate),
+    "reproduce": Command("a published result in small: train, judge, one line of JSON", "reproduce", _reproduce),
+    "study": Command("a published question put to a checkpoint, or to data alone; prints a table", "study", _study),
     "compare": Command("two reports side by side, with intervals and a paired test", "compare", _compare),
     "generate": Command("let a checkpoint speak: text from text, image, audio", "generate", _generate),
-    "list": Command("what there is: tokenizers, tasks, objectives, models, experiments, evaluations", "listing", _list),
+    "list": Command("what there is: tokenizers, tasks, objectives, studies, models, experiments …", "listing", _list),
     "diff": Command("two or more architectures, switch by switch", "diff", _diff),
     "inspect": Command("look inside: attention, memories, logit lens, heads, as one page", "inspect", _inspect),
     "convert": Command("published weights into a checkpoint, or the other way round", "convert", _convert),

@@ -44,8 +44,8 @@ def _plugin(arguments: argparse.Namespace) -> int:
 
 def _settings(config: str, section: str, name: str) -> dict:
     """An experiment's settings of the plugin itself, without what the mixture reads."""
-    from anyformer.cli.experiment import read
     from anyformer.training.data import MIXING
+    from anyformer.training.experiment import read
 
     entries = read(Path(config)).data.get(section) or {}
     if name not in entries:

@@ -15,10 +15,10 @@ import yaml
 
 from anyformer import presets
 from anyformer.checkpoint import load
-from anyformer.cli.experiment import read
 from anyformer.errors import ConfigError
 from anyformer.evaluation import Report, evaluate
 from anyformer.training import CheckpointDirectory, Checkpoints, Learner, Mixture, ProgressLines, TimeBudget
+from anyformer.training.experiment import read
 
 EVALUATION_SHARE = 0.2  # of the minutes, kept for the report
 SMOKE_MINUTES = 4  # below this, fewer samples are scored

@@ -12,13 +12,21 @@ from anyformer.evaluation import evaluate
 
 
 def run(arguments: argparse.Namespace) -> int:
-    model = load(arguments.checkpoint, _device(arguments.device))
-    report = evaluate(model, arguments.config, arguments.out, seed=arguments.seed, checkpoint=str(arguments.checkpoint))
+    model = load(arguments.checkpoint, device(arguments.device))
+    report = evaluate(
+        model,
+        arguments.config,
+        arguments.out,
+        seed=arguments.seed,
+        data_dir=arguments.data_dir,
+        checkpoint=str(arguments.checkpoint),
+    )
     print(report.table())
     return 1 if report.failed else 0
 
 
-def _device(name: str) -> torch.device:
+def device(name: str) -> torch.device:
+    """The device of `--device`; ConfigError where it is not there."""
     try:
         torch.empty(0, device=name)
         return torch.device(name)

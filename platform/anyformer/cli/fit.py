@@ -44,6 +44,9 @@ class CLI(LightningCLI):
         parser.add_argument("-c", "--config", action="config", help="Path to a configuration file in YAML.")
         return parser
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("model.start", "data.start")  # weights and the tokenizers that they belong to
+
     def instantiate_trainer(self, **kwargs: Any):
         chosen = self._get(self.config_init, "trainer", default={})
         plugins = [*_listed(chosen.get("plugins")), CheckpointDirectory()]

@@ -27,7 +27,7 @@ from anyformer.evaluation import provenance
 from anyformer.evaluation.plan import Entry, Plan, read_plan
 from anyformer.evaluation.report import UNKNOWN, Exhibit, Part, Report, Result, SampleScore
 from anyformer.evaluation.statistics import key, mean_interval, weighted_mean
-from anyformer.registry import tasks as registry
+from anyformer.registry import make_task
 
 if TYPE_CHECKING:
     from anyformer.model import Model
@@ -44,6 +44,7 @@ def evaluate(
     out: Path | str | None = None,
     *,
     seed: int | None = None,
+    data_dir: str | None = None,
     commit: str | None = None,
     checkpoint: str | None = None,
 ) -> Report:
@@ -56,13 +57,13 @@ def evaluate(
           short: {type: digits, limit: 50}   # another name, the first setting of an entry says which task
 
     out: the folder for report.json, samples.jsonl, report.md and report.html; nothing is written without it.
-    seed: instead of the configuration's. commit: instead of this repository's. checkpoint: what to call the
+    seed, data_dir: instead of the configuration's. commit: instead of this repository's. checkpoint: what to call the
     model in the report.
 
     ConfigError says what is wrong with the configuration or `out` before anything runs. After that, whatever
     a task raises becomes the `error` of its rows. The model comes back in the mode it was in.
     """
-    plan = read_plan(config, seed)
+    plan = read_plan(config, seed, data_dir)
     folder = _writable(out)
     tasks = [_made(entry, plan) for entry in plan.entries]
     outcomes = [_run(entry, task, model, plan) for entry, task in zip(plan.entries, tasks, strict=True)]
@@ -111,7 +112,7 @@ def _made(entry: Entry, plan: Plan) -> Task | Exception:
     """The task, or why it could not be made; only a mistake in the configuration stops the job."""
     try:
         with _seeded(plan.seed, entry.name):
-            return registry.create(entry.type, dict(entry.settings))
+            return make_task(entry.type, entry.settings, entry.objective, plan.data_dir)
     except ConfigError:
         raise
     except Exception as error:
@@ -182,7 +183,7 @@ def _limited(samples: Sequence[Sample], entry: Entry, plan: Plan) -> Sequence[Sa
 def _baselines(entry: Entry, task: Task, plan: Plan) -> tuple[Mapping[str, Mapping[str, float]], str | None]:
     """The task's baselines and what went wrong with them. They are stated for the test split: beside another
     split they would mislead, so there are none."""
-    if plan.split != "test":
+    if plan.split != "test" or not plan.baselines:
         return {}, None
     try:
         with _seeded(plan.seed, entry.name, "baselines"):

@@ -15,27 +15,32 @@ from anyformer.contracts import SPLITS, Split
 from anyformer.errors import ConfigError, PluginError, nearest, unknown
 from anyformer.registry import tasks as registry
 
-# An entry's own keys. All others are settings of the task, which can have neither of these.
-RESERVED = ("type", "limit")
+# An entry's own keys. All others are settings of the task, which can have none of these.
+RESERVED = ("type", "limit", "objective")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One task of a configuration: `type` is its name in the registry, `limit` the most samples to score."""
+    """One task of a configuration: `type` is its name in the registry, `limit` the most samples to score, `objective`
+    the one that the model was trained with, where it is not the task's default: it says what a prompt looks like."""
 
     name: str
     type: str
     limit: int | None = None
+    objective: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked configuration."""
+    """A checked configuration. baselines: whether simpler methods are computed too. data_dir: where tasks that read
+    files find them, unless a task's own settings say."""
 
     seed: int
     split: Split
     entries: tuple[Entry, ...]
+    baselines: bool = True
+    data_dir: str | None = None
 
     def config(self) -> dict[str, Any]:
         """The configuration that gives this plan, every default written out."""
@@ -43,21 +48,22 @@ class Plan:
         tasks = {
             name: {
                 "type": entry["type"],
-                **({"limit": entry["limit"]} if entry["limit"] else {}),
+                **{key: entry[key] for key in ("limit", "objective") if entry[key]},
                 **entry["settings"],
             }
             for name, entry in entries.items()
         }
-        return {"seed": self.seed, "split": self.split, "tasks": tasks}
+        where = {} if self.data_dir is None else {"data_dir": self.data_dir}
+        return {"seed": self.seed, "split": self.split, "baselines": self.baselines, **where, "tasks": tasks}
 
 
-def read_plan(config: Path | str | Mapping[str, Any], seed: int | None = None) -> Plan:
-    """The plan of a YAML file or of the mapping it would hold; `seed` overrides the one written there.
+def read_plan(config: Path | str | Mapping[str, Any], seed: int | None = None, data_dir: str | None = None) -> Plan:
+    """The plan of a YAML file or of the mapping it would hold; `seed` and `data_dir` override what is written there.
 
     ConfigError names whatever is misspelt, missing or out of range, and the nearest name.
     """
     content = config if isinstance(config, Mapping) else _parsed(Path(config))
-    known = ("seed", "split", "tasks")
+    known = ("seed", "split", "tasks", "baselines", "data_dir")
     for name in content:
         if name not in known:
             raise unknown("evaluation setting", str(name), known)
@@ -67,13 +73,17 @@ def read_plan(config: Path | str | Mapping[str, Any], seed: int | None = None) -
     split = content.get("split", "test")
     if split not in SPLITS:
         raise unknown("split", str(split), SPLITS)
+    baselines = content.get("baselines", True)
+    if not isinstance(baselines, bool):
+        raise ConfigError(f"The evaluation has baselines={baselines!r}; expected true or false.")
     listed = content.get("tasks")
     if not isinstance(listed, Mapping) or not listed:
         raise ConfigError(
             f"The evaluation's tasks are {listed!r}; expected a mapping from task names to settings, "
             "for instance `tasks: {digits: {}}`."
         )
-    return Plan(seed, split, tuple(_entry(str(name), settings) for name, settings in listed.items()))
+    entries = tuple(_entry(str(name), settings) for name, settings in listed.items())
+    return Plan(seed, split, entries, baselines, data_dir or content.get("data_dir"))
 
 
 def _entry(name: str, settings: Any) -> Entry:
@@ -86,9 +96,12 @@ def _entry(name: str, settings: Any) -> Entry:
     kind, limit = str(settings.get("type", name)), settings.get("limit")
     if limit is not None and not _whole(limit, at_least=1):
         raise ConfigError(f"Task {name!r} has limit={limit!r}; expected a whole number of samples, at least 1.")
+    objective = settings.get("objective")
+    if objective is not None and not isinstance(objective, Mapping):
+        raise ConfigError(f"Task {name!r} has objective={objective!r}; expected a mapping with its type and settings.")
     if kind not in registry.names():
         raise unknown("task", kind, registry.names())
-    entry = Entry(name, kind, limit, {key: settings[key] for key in settings if key not in RESERVED})
+    entry = Entry(name, kind, limit, objective, {key: settings[key] for key in settings if key not in RESERVED})
     _check_settings(entry)
     return entry
 

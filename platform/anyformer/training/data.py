@@ -8,16 +8,21 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
+import numpy as np
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from anyformer.batch import Batch, pack, target_counts
-from anyformer.contracts import Sample, Split, Task, Tokenizer, prepare
+from anyformer.batch import Batch, Example, counts_together, pack
+from anyformer.checkpoint import load_tokenizers
+from anyformer.contracts import Objective, Sample, Split, Task, Tokenizer, prepare, ready
 from anyformer.errors import ConfigError, LimitError, SampleError, nearest, unknown
-from anyformer.registry import objectives, tasks, tokenizers
-from anyformer.training.mixture import Plan, Reference, Source, keyed
+from anyformer.registry import make_task, tasks, tokenizers
+from anyformer.training.mixture import Chance, Plan, Reference, Source, keyed
+
+MOST_HELD = 2**28
+"""Bytes of examples that a process keeps because they are the same at every pass."""
 
 
 @dataclass
@@ -32,6 +37,7 @@ class Preparation:
     split: Split
     seed: int
     _latest: tuple = field(default=((), ()), repr=False)
+    _held: int = 0
 
     def batch(self, references: Sequence[Reference]) -> Batch:
         """Equal shapes stand side by side, so that attention can take them in one call."""
@@ -43,11 +49,7 @@ class Preparation:
         key = tuple(map(tuple, window))
         if self._latest[0] != key:
             self._latest = (key, tuple(self.batch(references) for references in window))
-        counts: dict[str, float] = {}
-        for batch in self._latest[1]:
-            for task, count in target_counts(batch.targets).items():
-                counts[task] = counts.get(task, 0.0) + count
-        return replace(self._latest[1][index], counts=counts)
+        return replace(self._latest[1][index], counts=counts_together(self._latest[1]))
 
     def samples(self, task: str) -> Sequence[Sample]:
         if task not in self._samples:
@@ -55,28 +57,47 @@ class Preparation:
         return self._samples[task]
 
     def length(self, task: str, index: int) -> int:
-        """Tokens of a sample, before encoding it."""
+        """The most slots that a sample's example fills, before encoding it."""
         sample, fields = self.samples(task)[index], self.tasks[task].fields
         for name in sample.values:
             if name not in fields:
                 raise unknown(f"field of task {task!r}, sample {sample.id!r}:", name, fields)
         try:
-            return sum(self.tokenizers[fields[name]].length(raw) for name, raw in sample.values.items())
+            lengths = {name: self.tokenizers[fields[name]].length(raw) for name, raw in sample.values.items()}
+            return self._objectives[task].length(lengths)
         except SampleError as error:
             raise type(error)(f"Task {task!r}, sample {sample.id!r}: {error}") from error
 
-    def _example(self, reference: Reference):
+    def _example(self, reference: Reference) -> Example:
         name, task = reference.task, self.tasks[reference.task]
+        place = (name, reference.index)
+        if place in self._constant:
+            return self._constant[place]
         sample = self.samples(name)[reference.index]
-        rng = keyed(self.seed, self.split, name, reference.epoch, reference.index)
-        return prepare(name, task, self.tokenizers, sample, rng)
+        chance = Chance(lambda: keyed(self.seed, self.split, name, reference.epoch, reference.index))
+        example = prepare(name, task, self.tokenizers, sample, cast(np.random.Generator, chance))
+        if not chance.was_asked and self._held < MOST_HELD:
+            self._constant[place] = example
+            self._held += example.bytes
+        return example
 
     @cached_property
     def _samples(self) -> dict[str, Sequence[Sample]]:
         return {}
 
+    @cached_property
+    def _objectives(self) -> dict[str, Objective]:
+        """Told their streams once, for all that is planned."""
+        return {name: ready(task, self.tokenizers) for name, task in self.tasks.items()}
+
+    @cached_property
+    def _constant(self) -> dict[tuple[str, int], Example]:
+        """Examples that no chance had a part in: the same at every pass."""
+        return {}
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_samples": {}, "_latest": ((), ())}  # workers read their own
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_objectives", "_constant")}
+        return {**state, "_samples": {}, "_latest": ((), ()), "_held": 0}  # workers read their own
 
 
 class Windows(Dataset):
@@ -137,6 +158,8 @@ class Mixture(L.LightningDataModule):
     seed: of the order and of every random choice in preparation. workers: processes that encode.
     epoch_steps: optimiser steps called an epoch; None for a single endless one (use max_steps or max_time).
     validation_tokens: how much of each task's validation split is looked at.
+    data_dir: where tasks that read files find them, unless a task's own settings say.
+    start: a checkpoint whose tokenizers take the place of those of the same name here, for a Learner with that `start`.
     """
 
     def __init__(
@@ -149,9 +172,13 @@ class Mixture(L.LightningDataModule):
         workers: int = 0,
         epoch_steps: int | None = None,
         validation_tokens: int = 20_000,
+        start: str | None = None,
+        data_dir: str | None = None,
     ) -> None:
         super().__init__()
-        self.tokenizers: dict[str, Tokenizer] = make_tokenizers(tokenizers)
+        self.data_dir = data_dir
+        there = {} if start is None else load_tokenizers(start)
+        self.tokenizers: dict[str, Tokenizer] = make_tokenizers({n: there.get(n, s) for n, s in tokenizers.items()})
         self.tasks: dict[str, Task] = {}
         self.weights: dict[str, float] = {}
         self.loss_weights: dict[str, float] = {}
@@ -206,10 +233,8 @@ class Mixture(L.LightningDataModule):
         self.weights[name] = _number(name, settings, "weight")
         self.loss_weights[name] = _number(name, settings, "loss_weight")
         chosen = settings.pop("objective", None)
-        task = tasks.create(kind, settings)
-        if chosen is not None:
-            chosen = _settings("objective of task", name, chosen)
-            task.objective = objectives.create(chosen.pop("type", ""), chosen)
+        chosen = None if chosen is None else _settings("objective of task", name, chosen)
+        task = make_task(kind, settings, chosen, self.data_dir)
         for kind in task.fields.values():
             if kind not in self.tokenizers:
                 raise ConfigError(f"Task {name!r} needs a tokenizer: {unknown('tokenizer', kind, self.tokenizers)}")
@@ -300,12 +325,7 @@ def fit_tokenizers(tokenizers: Mapping[str, Tokenizer], tasks: Mapping[str, Task
             raise ConfigError(
                 f"Tokenizer {name!r} must be fitted, but no task uses it. Remove it, or add a task with such a field."
             )
-        tokenizer.fit(
-            sample.values[field]
-            for task, field in fields
-            for sample in task.examples("train")
-            if field in sample.values
-        )
+        tokenizer.fit(value for task, field in fields for value in task.corpus(field))
 
 
 def _settings(kind: str, name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""An experiment file as data: what `fit` reads through Lightning, for commands that need no command line."""
+"""An experiment file as data: what `fit` reads through Lightning, for what needs no command line."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import yaml
 
 from anyformer.errors import ConfigError, unknown
+
+SECTIONS = ("model", "data", "trainer")
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,24 @@ class Experiment:
     model: dict[str, Any]
     data: dict[str, Any]
     trainer: dict[str, Any]
+
+    def changed(self, changes: Mapping[str, Any]) -> Experiment:
+        """With other values at these places, `{"data.token_budget": 512}`; a place that is new is made.
+
+        ConfigError for a place that lies in no section, or within something that is no mapping.
+        """
+        sections: dict[str, Any] = {name: deepcopy(getattr(self, name)) for name in SECTIONS}
+        for place, value in changes.items():
+            *outer, last = place.split(".")
+            if not outer or outer[0] not in SECTIONS:
+                raise unknown("section", outer[0] if outer else place, SECTIONS)
+            there: Any = sections
+            for depth, name in enumerate(outer, start=1):
+                there = there.setdefault(name, {})
+                if not isinstance(there, dict):
+                    raise ConfigError(f"{place} cannot be set: {'.'.join(outer[:depth])} is {there!r}, no mapping.")
+            there[last] = value
+        return Experiment(**sections)
 
 
 def read(path: Path) -> Experiment:
@@ -30,6 +52,6 @@ def read(path: Path) -> Experiment:
         raise ConfigError(f"{path}: expected the sections model, data and trainer.")
     sections = {key: value for key, value in content.items() if key != "seed_everything"}
     for key in sections:
-        if key not in ("model", "data", "trainer"):
-            raise unknown("section", key, ("model", "data", "trainer"))
-    return Experiment(*(sections.get(key) or {} for key in ("model", "data", "trainer")))
+        if key not in SECTIONS:
+            raise unknown("section", key, SECTIONS)
+    return Experiment(*(sections.get(key) or {} for key in SECTIONS))

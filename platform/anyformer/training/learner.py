@@ -7,18 +7,18 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anyformer.architecture import read
-from anyformer.batch import Batch
-from anyformer.checkpoint import check_tokenizers, describe, tokenizer_files
+from anyformer.batch import SLOTS, Batch, Counts
+from anyformer.checkpoint import begin_with, check_tokenizers, describe, load, tokenizer_files
 from anyformer.contracts import Loss
 from anyformer.errors import ConfigError, NonFiniteError
 from anyformer.model import ForwardPass, Model
 from anyformer.training.data import Mixture
 from anyformer.training.mixture import keyed
 from anyformer.training.schedules import make_schedule
-from anyformer.training.tally import Tally
+from anyformer.training.tally import Tally, Term, task_means
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # weights stay in float32; the others need casts of the batch
 ENDLESS = 10**9  # steps: the schedule of a run that only a clock ends hardly falls
@@ -27,10 +27,13 @@ ENDLESS = 10**9  # steps: the schedule of a run that only a clock ends hardly fa
 class Learner(L.LightningModule):
     """Trains a model on a `Mixture`.
 
-    backbone: the backbone's settings; the model is built from them and the mixture's tokenizers when training
-    starts. preset: a published architecture to build it like (a name of `anyformer list models`, or a YAML file);
-    `backbone` then says what is to differ. Give `model` instead to go on with one that exists. tie, scale: see Model; a
-    preset says both itself.
+    backbone: the backbone's settings; the model is built from them and the mixture's tokenizers when training starts.
+    preset: an architecture to build it like (a name of `anyformer list models`, a YAML file, or what such a file would
+    hold); `backbone` then says what is to differ. Give `model` instead to go on with one that exists. tie, scale: see
+    Model; a preset says both itself.
+    start: a checkpoint whose weights the model begins with: a weight of the same name must have the same shape, and
+    what the checkpoint lacks (a new head) begins at random. Give the mixture the same `start`, for its tokenizers.
+    start_layers: which blocks of that checkpoint the backbone's begin with, counted from 0; by default the first.
     lr, betas, weight_decay: of fused AdamW; weights with two or more axes decay, norms and biases do not.
     schedule: `{"type": "warmup_cosine" | "inverse_square_root" | "constant", ...}`.
     """
@@ -39,7 +42,9 @@ class Learner(L.LightningModule):
         self,
         backbone: dict[str, Any] | None = None,
         model: Model | None = None,
-        preset: str | None = None,
+        preset: str | dict[str, Any] | None = None,
+        start: str | None = None,
+        start_layers: list[int] | None = None,
         tie: bool = True,
         scale: bool = True,
         lr: float = 1e-3,
@@ -52,11 +57,15 @@ class Learner(L.LightningModule):
             raise ConfigError(
                 "A learner needs either backbone settings or a preset, or an existing model, not both or neither."
             )
-        self.preset = None if preset is None else read(preset)
+        if model is not None and start is not None:
+            raise ConfigError("A learner that is given a model has its weights already; leave `start` out.")
+        self.preset, self.start = None if preset is None else read(preset), start
+        self.start_layers = start_layers or []
         self.backbone, self.tie, self.scale, self._model = backbone or {}, tie, scale, model
         self.lr, self.betas, self.weight_decay = lr, tuple(betas), weight_decay
         self.schedule = schedule or {"type": "warmup_cosine"}
         self.tally, self.held_out = Tally(), Tally()
+        self.beside, self._joined = nn.ModuleList(), None
         self._window: list[Batch] = []  # the micro-batches since the last update
 
     @property
@@ -83,6 +92,20 @@ class Learner(L.LightningModule):
             with torch.random.fork_rng():
                 torch.manual_seed(self._key("weights"))
                 self._model = self._new_model(self.mixture)
+            if self.start is not None:
+                begin_with(self._model, self.start, self.start_layers)
+        if self._joined is not self.mixture:
+            self.beside, self._joined = self._new_beside(self._model), self.mixture
+
+    def _new_beside(self, model: Model) -> nn.ModuleList:
+        """What the objectives have trained with the model."""
+        found = []
+        for name, task in self.mixture.tasks.items():
+            specs = {field: self.mixture.tokenizers[kind].streams for field, kind in task.fields.items()}
+            with torch.random.fork_rng():
+                torch.manual_seed(self._key("beside", name))
+                found.append(task.objective.beside(model, specs, load))
+        return nn.ModuleList(module for module in found if module is not None)
 
     def _new_model(self, mixture: Mixture) -> Model:
         if self.preset is not None:
@@ -125,10 +148,12 @@ class Learner(L.LightningModule):
         losses = self.losses(forward)
         counts = self._counts_everywhere(batch.counts)
         weights = self.mixture.loss_weights
-        terms = [weights[t] * loss.sum / counts[t] for t, loss in losses.items()]
+        terms = [weights[t] * loss.mean(counts[t]) for t, loss in losses.items()]
         total = torch.stack(terms).sum() if terms else forward.hidden.sum() * 0
+        if self.trainer.world_size > 1:  # all ranks must use the same weights, or the gradient exchange waits for ever
+            total = total + sum(parameter.sum() * 0 for parameter in self.beside.parameters())
         if not bool(torch.isfinite(total)):
-            bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss.sum))] or list(losses)
+            bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss.mean()))] or list(losses)
             raise self._not_finite(f"The loss of {', '.join(bad)}", bad, [batch])
         # Lightning divides by the accumulation and averages over ranks; the counts have done both already
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
@@ -173,9 +198,7 @@ class Learner(L.LightningModule):
         """Mean loss per task of a batch, and which samples it held."""
         return {
             "keys": batch.keys,
-            **{
-                name: float(loss.sum) / loss.count for name, loss in self.losses(ForwardPass(self.model, batch)).items()
-            },
+            **{name: float(loss.mean()) for name, loss in self.losses(ForwardPass(self.model, batch)).items()},
         }
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -217,20 +240,22 @@ class Learner(L.LightningModule):
 
     def _log_held_out(self, stage: str) -> None:
         """Each task's mean over all ranks; a rank may have seen batches of some tasks only."""
-        counts = self._everywhere(self.held_out.counts)
-        for name, total in self._everywhere(self.held_out.sums).items():
-            if counts[name]:
-                self.log(f"{stage}/{name}", total / counts[name], batch_size=1)
+        sums, counts = self._everywhere(self.held_out.sums), self._everywhere(self.held_out.counts)
+        for name, mean in task_means(sums, counts).items():
+            self.log(f"{stage}/{name}", mean, batch_size=1)
 
-    def _counts_everywhere(self, counts: dict[str, float]) -> dict[str, float]:
-        """The optimiser step's predicted values per task, over all ranks."""
-        return counts if self.trainer.world_size == 1 else self._everywhere(counts)
+    def _counts_everywhere(self, counts: Counts) -> Counts:
+        """The optimiser step's predicted values per task and stream, over all ranks."""
+        if self.trainer.world_size == 1:
+            return counts
+        found = self._everywhere({(task, name): n for task, of in counts.items() for name, n in of.items()})
+        return {task: {name: found[task, name] for name in (SLOTS, *self.model.specs)} for task in self.mixture.tasks}
 
-    def _everywhere(self, numbers: Mapping[str, float | Tensor]) -> dict[str, float]:
-        """Numbers by task, summed over all ranks; 0 for a task that is not among them."""
-        names = list(self.mixture.tasks)
-        here = torch.tensor([float(numbers.get(name, 0.0)) for name in names], device=self.device)
-        return dict(zip(names, self.trainer.strategy.reduce(here, reduce_op="sum").tolist(), strict=True))
+    def _everywhere(self, numbers: Mapping[Term, float | Tensor]) -> dict[Term, float]:
+        """Numbers by task and by what was counted, summed over all ranks; 0 for what is not among them."""
+        terms = [(task, over) for task in self.mixture.tasks for over in (None, SLOTS, *self.model.specs)]
+        here = torch.tensor([float(numbers.get(term, 0.0)) for term in terms], device=self.device)
+        return dict(zip(terms, self.trainer.strategy.reduce(here, reduce_op="sum").tolist(), strict=True))
 
     def _not_finite(self, what: str, tasks: list[str], batches: list[Batch]) -> NonFiniteError:
         keys = [

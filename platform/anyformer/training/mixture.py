@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -31,6 +32,18 @@ def keyed(seed: int, *keys: int | str) -> np.random.Generator:
     True
     """
     return np.random.default_rng([seed, *(crc32(k.encode()) if isinstance(k, str) else k for k in keys)])
+
+
+class Chance:
+    """A generator that is made when it is first asked for something; it knows whether it was."""
+
+    def __init__(self, make: Callable[[], np.random.Generator]) -> None:
+        self._make, self.was_asked = make, False
+
+    def __getattr__(self, name: str) -> Any:
+        if not self.was_asked:
+            self.was_asked, self._rng = True, self._make()
+        return getattr(self._rng, name)
 
 
 class Source:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ProgressBar
+from torch.utils.flop_counter import FlopCounterMode
 
 from anyformer.batch import Batch
 from anyformer.training.tally import Tally
@@ -69,22 +71,51 @@ class ProgressLines(ProgressBar):
             print(line, file=sys.stderr, flush=True)
 
 
+class Odometer(Callback):
+    """How far training went: optimiser steps, tokens on both axes, and floating point operations.
+
+    flops: of one batch, the last one, forward and backward, counted operation by operation (torch's own counter; it
+    knows matrix products, convolutions and attention), times the tokens of all.
+    """
+
+    def __init__(self) -> None:
+        self.steps, self.tokens, self.flops = 0, 0, 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.steps, self._last = trainer.global_step, batch
+        self.tokens += _tokens(batch)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if self.tokens:
+            with FlopCounterMode(display=False) as counter:
+                pl_module.training_step(self._last, 0)["loss"].backward()
+            pl_module.zero_grad()
+            self.flops = counter.get_total_flops() / max(1, _tokens(self._last)) * self.tokens
+
+
+def _tokens(batch: Batch) -> int:
+    return batch.tokens + (0 if batch.source is None else batch.source.tokens)
+
+
 class TimeBudget(Callback):
-    """Train for so many minutes, whatever the machine's speed.
+    """Train for so many minutes, whatever the machine's speed. clock: seconds of what; by default as they pass, or
+    those that the processor spent (`time.process_time`).
 
     The schedule is stretched so that it ends when the time does: after each step its total is what the pace
     so far would reach. Two runs on unequal machines then differ in steps, not in the shape of their schedule.
     """
 
-    def __init__(self, minutes: float) -> None:
-        self.seconds = minutes * 60
+    def __init__(self, minutes: float, clock: Callable[[], float] | None = None) -> None:
+        self.seconds, self.clock = minutes * 60, clock or (lambda: time.monotonic())
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._start = time.monotonic()
+        self._start = self.clock()
         self._first = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        elapsed = trainer.strategy.broadcast(time.monotonic() - self._start)  # one clock for all ranks
+        elapsed = trainer.strategy.broadcast(self.clock() - self._start)  # one clock for all ranks
         done = max(1, trainer.global_step - self._first)
         pl_module.rate.total_steps = self._first + max(done, round(done * self.seconds / max(elapsed, 1e-9)))
         if elapsed >= self.seconds:

@@ -1,0 +1,36 @@
+"""`anyformer reproduce NAME`: a published result in small, as one line of JSON on stdout; everything else on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import torch
+
+from anyformer.errors import ConfigError
+from anyformer.reproduction import Reproduction, reproduce
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.threads < 1 or arguments.seed < 0:
+        raise ConfigError(
+            f"--threads {arguments.threads} --seed {arguments.seed}: expected at least 1, and at least 0."
+        )
+    chosen = Reproduction.named(arguments.name)
+    out = Path(arguments.out or f"runs/reproduce/{chosen.name}-{arguments.seed}")
+    torch.set_num_threads(arguments.threads)
+    warnings.filterwarnings("ignore", module=r"lightning|torch")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its advice is for those who configure it
+    with redirect_stdout(sys.stderr):  # whatever a library prints, stdout holds the result alone
+        result = reproduce(chosen, out, arguments.data_dir, arguments.seed, say=_say)
+    print(json.dumps(result))
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
