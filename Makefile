@@ -29,8 +29,8 @@ lint: $(READY) ## style, format and types
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ty check platform tokenizers tasks
 
-bench: $(READY) ## run the timings in benchmarks/ (parity.py there is no timing)
-	@set -e; for script in $(filter-out benchmarks/parity.py,$(sort $(wildcard benchmarks/*.py))); do \
+bench: $(READY) ## run the timings in benchmarks/ (parity.py and reproductions.py are no timings)
+	@set -e; for script in $(filter-out benchmarks/parity.py benchmarks/reproductions.py,$(sort $(wildcard benchmarks/*.py))); do \
 		echo "$$script"; $(VENV)/bin/python "$$script" $(ARGS); done
 
 # The stamp goes first and comes back last, so a set-up that was interrupted starts over on a clean `.venv`.

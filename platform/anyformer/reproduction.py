@@ -63,7 +63,8 @@ class Reproduction:
     """What a file of `configs/reproductions` says.
 
     baseline: the reference's score, `{of, value}`; without one, the task's own first baseline is computed. task: which
-    of the last experiment's tasks is judged, where it has several. bars: what is hoped for, for the table of results.
+    of the last experiment's tasks is judged, where it has several. For the tables of results: bars, what is hoped for;
+    page, the one it stands on; peer, a script of `benchmarks` that does the same with other means.
     """
 
     name: str
@@ -73,6 +74,8 @@ class Reproduction:
     baseline: Mapping[str, Any] | None = None
     task: str | None = None
     bars: tuple[Mapping[str, Any], ...] = ()
+    page: str = ""
+    peer: str = ""
 
     @classmethod
     def named(cls, name: str) -> Reproduction:

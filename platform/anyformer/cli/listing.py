@@ -32,7 +32,7 @@ def _plugins(found: Registry) -> list[dict[str, str]]:
 
 
 def _files(kind: str) -> list[dict[str, str]]:
-    files = sorted((presets.root() / kind).glob("*.yaml"))
+    files = sorted((presets.root() / kind).glob("*.yaml"), key=lambda file: file.stem)
     return [{"name": file.stem, "origin": str(file)} for file in files]
 
 
