@@ -5,7 +5,7 @@
 
 Each run is `anyformer reproduce NAME`, one thread, in a process of its own; its line goes to docs/results/lines, with
 the machine and whether tracked files differed from the commit. With --peers a reproduction's peer runs behind it, in
-turn, seed by seed. A newer line of the same name and seed takes the place of the older one. What missed its bar says so.
+turn, seed by seed. A newer line of the same name and seed takes the place of the older. What missed its bar says so.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def page(name: str, members: Sequence[Reproduction]) -> str:
 def explanation() -> list[str]:
     return [
         "Written by `python benchmarks/reproductions.py` from the lines that `anyformer reproduce NAME` printed, one",
-        "thread each. Values are means over seeds ± their standard deviation, CPU seconds are medians, import to score.",
+        "thread each. Values are means over seeds ± standard deviations, CPU seconds are medians, import to score.",
         "References were measured with the reference's code on another, faster processor; a peer was run here, in turn",
         "with ours.",
     ]
