@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anyformer.architecture import Architecture, BackboneConfig, HeadConfig
 from anyformer.batch import counted, pack
@@ -13,6 +15,7 @@ from anyformer.contracts import Sample, Task, Tokenizer, prepare
 from anyformer.errors import ConfigError, SampleError
 from anyformer.model import ForwardPass, Network
 from anyformer.objectives import NextToken, Prefix, ReturnConditioned
+from anyformer.objectives.loss import cross_entropy
 from anyformer.tokens import Stream, StreamSpec, Tokens
 
 RNG = np.random.default_rng(0)
@@ -315,3 +318,31 @@ def test_a_field_that_the_task_does_not_have_is_named():
     """A misspelt field is not silently left out."""
     with pytest.raises(ConfigError, match=r"field 'anwser'.*Did you mean 'answer'"):
         prepare("riddles", Riddles(), TOKENIZERS, Sample("7", {"question": "a", "anwser": "b"}), RNG)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@given(
+    rows=st.integers(1, 6), width=st.integers(1, 9), scale=st.sampled_from([1e-3, 1.0, 300.0]), seed=st.integers(0, 99)
+)
+def test_cross_entropy_is_torchs(smoothing, rows, width, scale, seed):
+    """Value and gradient, where logits are huge too; only its memory is another."""
+    torch.manual_seed(seed)
+    said = (torch.randn(rows, width, dtype=torch.float64) * scale).requires_grad_()
+    wanted = torch.randint(width, (rows,))
+    total, nats = cross_entropy(said, wanted, smoothing)
+    expected = F.cross_entropy(said, wanted, reduction="sum", label_smoothing=smoothing)
+    assert torch.allclose(total, expected, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(nats, F.cross_entropy(said, wanted, reduction="sum"), rtol=1e-12, atol=1e-12)
+    (ours,) = torch.autograd.grad(3 * total, said)
+    (theirs,) = torch.autograd.grad(3 * expected, said)
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_the_gradient_of_a_cross_entropy_is_had_once():
+    """Its memory became the gradient: a second one would be wrong, so it is refused."""
+    said = torch.randn(2, 3, requires_grad=True)
+    total, nats = cross_entropy(said, torch.tensor([0, 2]))
+    assert total.requires_grad and not nats.requires_grad
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="computed before"):
+        total.backward()

@@ -3,13 +3,16 @@
 from anyformer.objectives.across import SequenceToSequence
 from anyformer.objectives.causal import NextToken, Prefix, ReturnConditioned
 from anyformer.objectives.classification import Classification, ExtractiveAnswer, TokenClassification, Traversal
+from anyformer.objectives.ctc import CTC
 from anyformer.objectives.denoising import Denoising
 from anyformer.objectives.masked import Masked
 from anyformer.objectives.pairs import NextSentence, Pretraining, SentenceOrder
 from anyformer.objectives.second import Distilled, Replaced
 from anyformer.objectives.spans import Continuation, SpanCorruption
+from anyformer.objectives.spec_augment import SpecAugment
 
 __all__ = [
+    "CTC",
     "Classification",
     "Continuation",
     "Denoising",
@@ -25,6 +28,7 @@ __all__ = [
     "SentenceOrder",
     "SequenceToSequence",
     "SpanCorruption",
+    "SpecAugment",
     "TokenClassification",
     "Traversal",
 ]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from anyformer.batch import Example
@@ -15,7 +14,7 @@ from anyformer.contracts import Loss
 from anyformer.errors import ConfigError, SampleError
 from anyformer.model import ForwardPass
 from anyformer.objectives.knowing import Knowing, Symbols, fraction, frozen, main_stream
-from anyformer.objectives.loss import count
+from anyformer.objectives.loss import count, cross_entropy
 from anyformer.tokens import Stream, StreamSpec, Tokens
 
 
@@ -79,17 +78,9 @@ class SequenceToSequence(Knowing):
     def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:
         if not self.smoothing:
             return super().loss(forward, targets)
-        parts = [_smoothed(forward.read(name, t), t.values, self.smoothing) for name, t in targets.items()]
-        nats, even = (torch.stack(sums).sum() for sums in zip(*parts, strict=True))
-        return Loss(nats + even, count(targets), {"nats": nats / (1 - self.smoothing)} if self.smoothing < 1 else {})
-
-
-def _smoothed(said: Tensor, wanted: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """(1 - ε) · nll and ε · the mean over the vocabulary, each summed over what is wanted
-    (arXiv:1512.00567 §7; arXiv:1706.03762 §5.4)."""
-    log_probabilities = F.log_softmax(said.float(), -1)
-    nats = -log_probabilities.gather(-1, wanted[:, None]).sum()
-    return (1 - smoothing) * nats, -smoothing * log_probabilities.mean(-1).sum()
+        parts = [cross_entropy(forward.read(name, t), t.values, self.smoothing) for name, t in targets.items()]
+        total, nats = (torch.stack(sums).sum() for sums in zip(*parts, strict=True))
+        return Loss(total, count(targets), {"nats": nats})
 
 
 class OfOneText(Knowing):

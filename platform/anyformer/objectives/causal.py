@@ -89,8 +89,8 @@ def from_slot_before(streams: Mapping[str, Stream], first: int, continuous: bool
     for name, stream in streams.items():
         if stream.values.is_floating_point() and not continuous:
             continue
-        kept = stream.slots >= first
-        if not bool(kept.any()):
+        kept = (stream.slots >= first).nonzero()[:, 0]
+        if not len(kept):
             continue
         if len(stream.values) != len(stream.slots):
             raise ConfigError(f"Stream {name!r} has fewer slots than values; it cannot be predicted slot by slot.")

@@ -14,7 +14,7 @@ from anyformer.contracts import Loss
 from anyformer.errors import ConfigError, SampleError, unknown
 from anyformer.model import ForwardPass
 from anyformer.objectives.causal import from_slot_before
-from anyformer.objectives.knowing import Knowing, frozen, main_stream
+from anyformer.objectives.knowing import Knowing, frozen, is_said, main_stream
 from anyformer.objectives.layout import Layout, pooled
 from anyformer.objectives.loss import count, error, sum_of_means
 from anyformer.tokens import Stream, StreamSpec, Tokens
@@ -25,6 +25,7 @@ CLASS_ROLES = (("class", "start"), ("separator", "end"), ("separator", "end"))
 TRAVERSAL_ROLES = (("start",), ("delimiter", "separator"), ("extract", "class", "end"))
 """`start A delimiter B extract` (GPT, Radford et al. 2018 §3.3)."""
 
+POOLINGS = ("first", "mean")
 
 class OfTexts(Knowing):
     """Objectives that predict a field from all the others, laid as one sequence that is seen from both sides."""
@@ -60,20 +61,31 @@ class OfTexts(Knowing):
 
 @dataclass
 class Classification(OfTexts):
-    """A label of one text or of several together, read at the first slot, where the class value stands (BERT,
-    arXiv:1810.04805 §4.1); regression where the label is a row.
+    """A label of what one field or several together hold; regression where the label is a row.
 
-    target: the label's field; all others are read, in the task's order.
+    target: the label's field; all others are read, in the task's order. pooling: where it is read, "first", the first
+    slot, where a class value stands (BERT, arXiv:1810.04805 §4.1; ViT, arXiv:2010.11929 equations 1 and 4), or "mean",
+    from the mean of all slots (ViT without a class token, arXiv:2205.01580).
     """
 
     target: str = "label"
+    pooling: str = "first"
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise unknown("pooling", self.pooling, POOLINGS)
 
     def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
         together, _ = self.laid(tokens)
         if self.target not in tokens:
             return Example(together, {}, together.length)
         label = tokens[self.target].streams[self._name].values
-        return Example(together, pooled(self._name, label, 0), together.length)
+        slots = 1 if self.pooling == "first" else together.length
+        return Example(together, pooled(self._name, label, 0, slots), together.length)
+
+    def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:
+        ((name, target),) = targets.items()
+        return Loss(error(forward.read_pooled(name, target), target.values), count(targets))
 
 
 @dataclass
@@ -97,14 +109,14 @@ class Traversal(OfTexts):
         label = super().predicts(specs)
         if not self.weight:
             return label
-        texts = [s.name for name, streams in specs.items() if name != self.target for s in streams if _is_said(s)]
-        return [*label, *dict.fromkeys(texts)]
+        read = [spec for name, streams in specs.items() if name != self.target for spec in streams]
+        return [*label, *dict.fromkeys(spec.name for spec in read if spec.input and is_said(spec))]
 
     def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
         together, _ = self.laid(tokens)
         if self.target not in tokens:
             return Example(together, {})
-        own = {s.name for streams in self.specs.values() for s in streams if _is_said(s)}
+        own = {s.name for streams in self.specs.values() for s in streams if s.input and is_said(s)}
         said = {name: stream for name, stream in together.streams.items() if name in own}
         label = tokens[self.target].streams[self._name].values
         targets = pooled(self._name, label, together.length - 1)
@@ -114,10 +126,6 @@ class Traversal(OfTexts):
         sums = {name: error(forward.read(name, target), target.values) for name, target in targets.items()}
         label = next(iter(targets))  # as `prepare` puts it
         return sum_of_means(sums, targets, {name: 1.0 if name == label else self.weight for name in targets})
-
-
-def _is_said(spec: StreamSpec) -> bool:
-    return spec.is_discrete and spec.input and not spec.overlay
 
 
 @dataclass

@@ -103,11 +103,17 @@ class Symbols:
         return self.ordinary[rng.integers(len(self.ordinary), size=count)]
 
 
+def is_said(spec: StreamSpec) -> bool:
+    """Whether a stream is a text of its own: discrete, not laid over another, with more than values of a role (a class
+    token alone tells nothing)."""
+    return spec.is_discrete and not spec.overlay and len(Symbols(spec).reserved) < spec.width
+
+
 def main_stream(specs: Specs, field: str, discrete: bool = True) -> StreamSpec:
     """A field's own stream: the first that is not laid over another. ConfigError where there is none."""
     if field not in specs:
         raise unknown("field", field, specs)
-    own = [spec for spec in specs[field] if not spec.overlay and (spec.is_discrete or not discrete)]
+    own = [spec for spec in specs[field] if (is_said(spec) if discrete else not spec.overlay)]
     if not own:
         kind = "discrete stream" if discrete else "stream"
         raise ConfigError(f"The field {field!r} has no {kind} of its own; it has {[s.name for s in specs[field]]}.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from anyformer.errors import ConfigError
-from anyformer.objectives.knowing import Specs, Symbols
+from anyformer.objectives.knowing import Specs, Symbols, is_said
 from anyformer.tokens import Stream, StreamSpec, Tokens
 
 
@@ -35,7 +35,7 @@ class Layout:
         if not texts:
             raise ConfigError(f"There is nothing to read: of the fields {sorted(specs)} all are predicted.")
         streams = [spec for field in texts for spec in specs[field]]
-        own = [spec for spec in streams if spec.is_discrete and not spec.overlay]
+        own = [spec for spec in streams if is_said(spec)]
         if not own:
             return None
         symbols = Symbols(own[0])
@@ -81,6 +81,6 @@ def cut(text: Tokens, name: str, first: int, last: int) -> Tokens:
     return Tokens({name: kept}, last - first, positions - positions[:1])
 
 
-def pooled(name: str, value: torch.Tensor, slot: int) -> dict[str, Stream]:
-    """A target of one value, read at one slot. value: the tokens of a label's field."""
-    return {name: Stream.whole(value[:1], torch.tensor([slot]))}
+def pooled(name: str, value: torch.Tensor, slot: int, slots: int = 1) -> dict[str, Stream]:
+    """A target of one value, read at one slot or at so many from it on. value: the tokens of a label's field."""
+    return {name: Stream.whole(value[:1], torch.arange(slot, slot + slots))}

@@ -1,0 +1,102 @@
+"""Hiding bands and moments of what is heard, whatever is learned from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+from torch import Tensor, nn
+
+from anyformer.batch import Example
+from anyformer.contracts import Loss, Objective
+from anyformer.errors import ConfigError
+from anyformer.model import ForwardPass, Model
+from anyformer.objectives.knowing import fraction
+from anyformer.registry import objectives
+from anyformer.tokens import Stream, StreamSpec, Tokens
+
+
+@dataclass
+class SpecAugment(Objective):
+    """Another objective whose training examples have bands and moments of a spectrogram hidden (Park et al. 2019,
+    arXiv:1904.08779 §2, without its time warp): a masked value is 0, the mean of a normalised one.
+
+    objective: `{"type": ..., ...}`. stream: of rows, the spectrogram's. In each of its clips, band_masks times, f ~
+    U{0 … bands} of its features from f₀ ~ U{0 … features - f}; and frame_masks times, t ~ U{0 … min(frames, most ·
+    length)} of its rows from t₀ ~ U{0 … length - t}. By default the paper's LibriSpeech double (table 1).
+
+    Prompts, which have no targets, are left as they are. So are not examples of a held-out split that have some: a
+    validation loss is that of masked sound.
+    """
+
+    objective: dict[str, Any] = field(default_factory=lambda: {"type": "ctc"})
+    stream: str = "audio"
+    bands: int = 27
+    band_masks: int = 2
+    frames: int = 100
+    frame_masks: int = 2
+    most: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.bands, self.band_masks, self.frames, self.frame_masks) < 0:
+            raise ConfigError(f"{self}; expected every size and number of masks to be 0 or more.")
+        fraction("spec_augment", most=self.most)
+        settings = dict(self.objective)
+        self._inner = objectives.create(str(settings.pop("type", "")), settings)
+
+    def predicts(self, specs: Mapping[str, Sequence[StreamSpec]]) -> list[str]:
+        return self._inner.predicts(specs)
+
+    def ready(self, specs: Mapping[str, Sequence[StreamSpec]]) -> Self:
+        found = [spec for streams in specs.values() for spec in streams if spec.name == self.stream]
+        if not found or found[0].is_discrete:
+            names = sorted({spec.name for streams in specs.values() for spec in streams})
+            raise ConfigError(f"spec_augment has stream={self.stream!r}; expected one of rows, of: {', '.join(names)}.")
+        twin = copy(self)
+        twin._inner = self._inner.ready(specs)
+        return twin
+
+    def length(self, lengths: Mapping[str, int]) -> int:
+        return self._inner.length(lengths)
+
+    def beside(
+        self, model: Model, specs: Mapping[str, Sequence[StreamSpec]], load: Callable[[str], Model]
+    ) -> nn.Module | None:
+        return self._inner.beside(model, specs, load)
+
+    def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
+        example = self._inner.prepare(tokens, rng)
+        return self._masked(example, rng) if example.targets else example
+
+    def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:
+        return self._inner.loss(forward, targets)
+
+    def _masked(self, example: Example, rng: np.random.Generator) -> Example:
+        """On both axes."""
+        source = None if example.source is None else self._masked(example.source, rng)
+        heard = example.tokens.streams.get(self.stream)
+        if heard is None:
+            return replace(example, source=source)
+        rows = heard.values.clone()
+        for clip in rows.split(heard.items[:, 0].tolist()):  # views of the copy
+            self._hide(clip, rng)
+        streams = {**example.tokens.streams, self.stream: replace(heard, values=rows)}
+        return replace(example, tokens=replace(example.tokens, streams=streams), source=source)
+
+    def _hide(self, clip: Tensor, rng: np.random.Generator) -> None:
+        length, features = clip.shape
+        longest = int(min(self.frames, self.most * length))
+        for _ in range(self.band_masks):
+            clip[:, _run(min(self.bands, features), features, rng)] = 0
+        for _ in range(self.frame_masks):
+            clip[_run(longest, length, rng)] = 0
+
+
+def _run(most: int, length: int, rng: np.random.Generator) -> slice:
+    """0 to `most` places in a row, anywhere among `length`."""
+    size = int(rng.integers(most + 1))
+    start = int(rng.integers(length - size + 1))
+    return slice(start, start + size)
