@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Int32, Int64
 from torch import Tensor
 
 from anyformer.errors import MaskError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Mask:
 
     def across(self, keys: tuple[int, ...]) -> Mask:
         """The same queries, each seeing all of its document's keys on another axis."""
-        return self._kept(("across", keys), lambda: Mask(self.queries, keys, keys, autoregressive=False))
+        return self.kept(("across", keys), lambda: Mask(self.queries, keys, keys, autoregressive=False))
 
     def windowed(self, window: int | None) -> Mask:
         """The same mask, seen through a sliding window: `window` keys up to and including the query, and as many
@@ -70,10 +73,10 @@ class Mask:
         """
         if window is None or (self.window is not None and self.window <= window):
             return self
-        return self._kept(("windowed", window), lambda: replace(self, window=window))
+        return self.kept(("windowed", window), lambda: replace(self, window=window))
 
-    def _kept(self, key: tuple, make: Callable[[], Mask]) -> Mask:
-        """Made once: every layer asks, and back ends keep their plans on the mask."""
+    def kept(self, key: tuple, make: Callable[[], T]) -> T:
+        """Made once, on first use: every layer asks for the same masks, and back ends for their plans."""
         kept = self.__dict__.setdefault("_derived", {})
         if key not in kept:
             kept[key] = make()
@@ -81,12 +84,16 @@ class Mask:
 
     def visible(self, document: int) -> Bool[Tensor, "queries keys"]:
         """The document's dense mask, on the CPU: the definition every back end is tested against."""
-        queries, keys, prefix = self.queries[document], self.keys[document], self.prefix[document]
-        query = torch.arange(keys - queries, keys)[:, None]
-        key = torch.arange(keys)[None, :]
-        seen = (key < prefix).expand(queries, keys)
-        if self.autoregressive:
-            seen = seen | (key <= query)
+        return self.visible_together([document])[0]
+
+    def visible_together(self, documents: Sequence[int]) -> Bool[Tensor, "documents queries keys"]:
+        """Dense masks of several documents, padded behind to the most queries and keys; nobody sees a padding key."""
+        shapes = [(self.queries[d], self.keys[d], self.prefix[d]) for d in documents]
+        queries, keys, prefix = torch.tensor(shapes, dtype=torch.int64).view(-1, 3, 1, 1).unbind(1)
+        query = torch.arange(max(shape[0] for shape in shapes))[:, None] + (keys - queries)
+        key = torch.arange(max(shape[1] for shape in shapes))
+        seen = (key < prefix) | (key <= query) if self.autoregressive else (key < prefix).expand(*query.shape[:2], -1)
+        seen = seen & (key < keys)
         return seen if self.window is None else seen & ((query - key).abs() < self.window)
 
     def is_causal(self, document: int) -> bool:
@@ -97,7 +104,7 @@ class Mask:
     def is_full(self, document: int) -> bool:
         """Every query sees every key."""
         sees_all = self.prefix[document] >= self.keys[document] or (self.autoregressive and self.queries[document] == 1)
-        return sees_all and (self.window is None or self.window >= self.keys[document])
+        return sees_all and (self.window is None or self.window >= max(self.queries[document], self.keys[document]))
 
     def sees_nothing(self, document: int) -> bool:
         """No query sees any key: there is none, or all are hidden."""

@@ -8,7 +8,7 @@ Axis names, the same in every file: `tokens` (slots of a flat, packed axis), `va
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int64
@@ -94,7 +94,7 @@ class Stream:
 
     def shifted(self, offset: int) -> Stream:
         """The same values `offset` slots further on."""
-        return replace(self, slots=self.slots + offset)
+        return Stream(self.values, self.slots + offset, self.items)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Stream:
         """The stream with `change` applied to each tensor (moving, pinning)."""
@@ -140,6 +140,8 @@ class Tokens:
         Each part's positions continue after the largest one before it, on every axis, so a caption behind a
         picture starts past the picture's far corner (the rule of M-RoPE, arXiv:2409.12191 §2.1).
         """
+        if len(parts) == 1:
+            return parts[0]
         rank = max((part.positions.shape[1] for part in parts), default=1)
         streams: dict[str, list[Stream]] = {}
         positions, slot, start = [], 0, 0

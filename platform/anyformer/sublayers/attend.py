@@ -7,9 +7,8 @@ raises MaskError; none attends to something else in silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from anyformer.errors import MaskError, unknown
 from anyformer.mask import Mask
+from anyformer.sublayers.calls import Call, Plan
 from anyformer.sublayers.positions import Bias
 
 Backend = Callable[[Tensor, Tensor, Tensor, Mask, float, "Bias | None", float], Tensor]
@@ -102,65 +102,43 @@ def eager(q, k, v, mask, scale, bias, dropout):
 
 
 def documents(q, k, v, mask, scale, bias, dropout):
-    """SDPA document by document; neighbours of one shape share a call. No padding, no wasted score."""
-    outputs = []
-    runs = [(shape, [d for d, _ in run]) for shape, run in groupby(enumerate(_shapes(mask)), lambda x: x[1])]
-    queries = q.split([len(members) * shape[0] for shape, members in runs])
-    keys = k.split([len(members) * shape[1] for shape, members in runs])
-    values = v.split([len(members) * shape[1] for shape, members in runs])
-    for (shape, members), *qkv in zip(runs, queries, keys, values, strict=True):
-        if shape[0] == 0:
-            continue
-        if mask.sees_nothing(members[0]):
-            outputs.append(torch.zeros_like(qkv[0]))
-            continue
-        outputs.append(_sdpa(*qkv, mask, members, scale, bias, dropout))
-    return torch.cat(outputs)
+    """SDPA, in which documents of similar shape share a call (see `Plan`)."""
+    plan = Plan.of(mask, q[0].numel(), q.device)
+    if not plan.calls:
+        return torch.zeros_like(q)
+    queries = plan.laid(q, plan.queries).split([len(call.documents) * call.queries for call in plan.calls])
+    sizes = [len(call.documents) * call.keys for call in plan.calls]
+    keys, values = (plan.laid(x, plan.keys).split(sizes) for x in (k, v))
+    parts = zip(plan.calls, queries, keys, values, strict=True)
+    return plan.packed([_sdpa(*qkv, mask, call, scale, bias, dropout) for call, *qkv in parts])
 
 
-def _shapes(mask: Mask) -> Iterator[tuple[int, ...]]:
-    """What documents must have in common to share one dense call."""
-    for queries, keys, prefix in zip(mask.queries, mask.keys, mask.prefix, strict=True):
-        yield (queries, keys, min(prefix, keys))
-
-
-def _sdpa(q, k, v, mask: Mask, members: list[int], scale: float, bias: Bias | None, dropout: float):
-    first, count = members[0], len(members)
-    q, k, v = (x.unflatten(0, (count, -1)) for x in (q, k, v))
-    causal, allowed = mask.is_causal(first), None
-    if bias is not None:
-        added = torch.stack([bias(document, q[i], k[i]) for i, document in enumerate(members)])
-        allowed = added.masked_fill(~mask.visible(first).to(q.device), -torch.inf).to(q.dtype)
-        causal = False
-    elif not causal and not mask.is_full(first):
-        allowed = mask.visible(first).to(q.device)
+def _sdpa(q, k, v, mask: Mask, call: Call, scale: float, bias: Bias | None, dropout: float):
+    q, k, v = (x.unflatten(0, (len(call.documents), -1)) for x in (q, k, v))
+    allowed = call.visible if bias is None else _biased(q, k, mask, call, bias)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    grouped = q.shape[1] != k.shape[1]
     out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=allowed, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
+        q,
+        k,
+        v,
+        attn_mask=allowed,
+        dropout_p=dropout,
+        is_causal=call.causal and allowed is None,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
     return out.transpose(1, 2).flatten(0, 1)
 
 
-def padded(q, k, v, mask, scale, bias, dropout):
-    """All documents in one SDPA call, padded to the longest: for many short documents with few queries."""
-    if bias is not None:
-        raise MaskError("The `padded` attention back end takes no score bias; use `documents` or `eager`.")
-    q, k, v = _pad(q, mask.queries), _pad(k, mask.keys), _pad(v, mask.keys)
-    allowed = torch.zeros(len(mask.keys), 1, q.shape[2], k.shape[2], dtype=torch.bool)
-    for document, (queries, keys) in enumerate(zip(mask.queries, mask.keys, strict=True)):
-        allowed[document, 0, :queries, :keys] = mask.visible(document)
-        allowed[document, 0, queries:, 0] = True  # a padding row must see something, or it is NaN
-        allowed[document, 0, :, 0] |= mask.sees_nothing(document)
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=allowed.to(q.device), dropout_p=dropout, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
-    pieces = [out[document, :, :count].transpose(0, 1) for document, count in enumerate(mask.queries)]
-    return torch.cat([x * 0 if mask.sees_nothing(document) else x for document, x in enumerate(pieces)])
-
-
-def _pad(x: Float[Tensor, "tokens heads head_dim"], lengths: tuple[int, ...]) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(list(x.split(lengths)), batch_first=True).transpose(1, 2)
+def _biased(q, k, mask: Mask, call: Call, bias: Bias) -> Float[Tensor, "documents heads queries keys"]:
+    """Each document's own bias, and minus infinity where it does not see, or is padding."""
+    added = []
+    for document, queries, keys in zip(call.documents, q, k, strict=True):
+        queries, keys = queries[: mask.queries[document]], keys[: mask.keys[document]]
+        room = (0, call.keys - len(keys), 0, call.queries - len(queries))
+        added.append(F.pad(bias(document, queries, keys), room))
+    hidden = ~mask.visible_together(call.documents)[:, None].to(q.device)
+    return torch.stack(added).masked_fill(hidden, -torch.inf).to(q.dtype)
 
 
 def flex(q, k, v, mask, scale, bias, dropout):
@@ -172,34 +150,32 @@ def flex(q, k, v, mask, scale, bias, dropout):
     from torch.nn.attention.flex_attention import flex_attention
 
     run = _compiled_flex() if q.is_cuda else flex_attention
+    blocks = mask.kept(("blocks", q.device), lambda: _block_mask(mask, q.device))
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-    out = run(q, k, v, block_mask=_block_mask(mask, q.device), scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    out = run(q, k, v, block_mask=blocks, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     return out[0].transpose(0, 1)
 
 
 def _block_mask(mask: Mask, device: torch.device):
-    """The mask as FlexAttention's predicate over packed indices; one per mask and device."""
+    """The mask as FlexAttention's predicate over packed indices."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    kept = mask.__dict__.setdefault("_block_masks", {})
-    if device not in kept:
-        query_document, key_document = (mask.document_of(lengths).to(device) for lengths in (mask.queries, mask.keys))
-        cu_queries, cu_keys = mask.cu_queries.to(device), mask.cu_keys.to(device)
-        prefix = torch.tensor(mask.prefix, device=device)
-        behind = torch.tensor(mask.keys, device=device) - torch.tensor(mask.queries, device=device)
-        window, causal = mask.window or sum(mask.keys) + 1, mask.autoregressive
+    query_document, key_document = (mask.document_of(lengths).to(device) for lengths in (mask.queries, mask.keys))
+    cu_queries, cu_keys = mask.cu_queries.to(device), mask.cu_keys.to(device)
+    prefix = torch.tensor(mask.prefix, device=device)
+    behind = torch.tensor(mask.keys, device=device) - torch.tensor(mask.queries, device=device)
+    window, causal = mask.window or sum(mask.keys) + 1, mask.autoregressive
 
-        def sees(b, h, query, key):
-            document = query_document[query]
-            i = query - cu_queries[document] + behind[document]
-            j = key - cu_keys[document]
-            seen = (causal & (j <= i)) | (j < prefix[document])
-            return (document == key_document[key]) & seen & ((i - j).abs() < window)
+    def sees(b, h, query, key):
+        document = query_document[query]
+        i = query - cu_queries[document] + behind[document]
+        j = key - cu_keys[document]
+        seen = (causal & (j <= i)) | (j < prefix[document])
+        return (document == key_document[key]) & seen & ((i - j).abs() < window)
 
-        kept[device] = create_block_mask(
-            sees, None, None, sum(mask.queries), sum(mask.keys), device=device, _compile=device.type == "cuda"
-        )
-    return kept[device]
+    return create_block_mask(
+        sees, None, None, sum(mask.queries), sum(mask.keys), device=device, _compile=device.type == "cuda"
+    )
 
 
 def _compiled_flex():
@@ -212,4 +188,4 @@ def _compiled_flex():
 
 _compiled: list[Callable] = []
 
-backends: dict[str, Backend] = {"eager": eager, "documents": documents, "padded": padded, "flex": flex}
+backends: dict[str, Backend] = {"eager": eager, "documents": documents, "flex": flex}

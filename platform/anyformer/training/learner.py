@@ -138,7 +138,7 @@ class Learner(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         accumulation = self.trainer.accumulate_grad_batches
         # dropout depends on (seed, step, rank) alone, so a resumed step drops what the first one dropped
-        torch.manual_seed(self._key("dropout", self.global_step, batch_idx % accumulation, self.global_rank))
+        _seed(self._key("dropout", self.global_step, batch_idx % accumulation, self.global_rank), self.device)
         if batch_idx % accumulation == 0:
             self._window = []
         self._window.append(batch)
@@ -266,3 +266,11 @@ class Learner(L.LightningModule):
             f"{what} is not finite at step {self.global_step}; the update was not applied. "
             f"Samples: {', '.join(keys[:8])}{' …' if len(keys) > 8 else ''}. Lower lr, or mend them."
         )
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Of the generators that a step draws from. `torch.manual_seed` asks every kind of device, which takes as long as a
+    layer where one is not in use."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
