@@ -163,6 +163,21 @@ class ForwardPass:
         """The head's answer at the target's slots only."""
         return self.model.read(name, self.hidden[target.slots])
 
+    def read_pooled(self, name: str, target: Stream) -> Float[Tensor, "items width"]:
+        """The head's one answer for each item of the target, from the mean of the hidden states at its slots: global
+        average pooling (Lin et al., arXiv:1312.4400 §3.2) where an item covers its sequence."""
+        return self.model.read(name, pooled(self.hidden, target))
+
+
+def pooled(hidden: Float[Tensor, "tokens dim"], target: Stream) -> Float[Tensor, "items dim"]:
+    """The mean of the hidden states at each item's slots, in float32 or wider; an item of one slot is its row."""
+    rows, sizes = hidden[target.slots], target.items[:, 1]
+    if len(rows) == len(sizes):
+        return rows
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    item = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes, output_size=len(rows))
+    return rows.new_zeros(len(sizes), rows.shape[1]).index_add(0, item, rows) / sizes[:, None]
+
 
 def _key(name: str) -> str:
     """A stream's name as a module's, which may hold no dot (stream names hold no slash) and must not be an

@@ -27,6 +27,7 @@ TRAVERSAL_ROLES = (("start",), ("delimiter", "separator"), ("extract", "class", 
 
 POOLINGS = ("first", "mean")
 
+
 class OfTexts(Knowing):
     """Objectives that predict a field from all the others, laid as one sequence that is seen from both sides."""
 
