@@ -14,10 +14,10 @@ import numpy as np
 from anyformer.contracts import Metric, Sample, Score, Split, Task
 from anyformer.errors import ConfigError, PluginError, unknown
 from anyformer.objectives import Classification
-from anyformer.tokens import Tokens
 from anyformer_tasks.files import Record
 from anyformer_tasks.language.dataset import Dataset
-from anyformer_tasks.language.judgement import judged, prepared
+from anyformer_tasks.language.judgement import label_scores
+from anyformer_tasks.language.measures import macro_f1
 
 if TYPE_CHECKING:
     from anyformer.contracts import Objective
@@ -82,17 +82,7 @@ class TextClassification(Task):
 
     def score(self, model: Model, samples: Sequence[Sample]) -> Iterator[Score]:
         """Whether the likeliest label is the right one; and the macro-averaged F1 of these samples, see `macro_f1`."""
-        tokenizer = model.tokenizers[self.fields["label"]]
-        (stream,) = tokenizer.streams
-        logits = judged(model, prepared(NAME, self, model, samples), stream.name)
-        chances = [row[0].softmax(-1) for row in logits]
-        names = [tokenizer.decode(Tokens.of(stream.name, chance.argmax()[None])) for chance in chances]
-        wanted = [sample.values["label"] for sample in samples]
-        for sample, name, chance in zip(samples, names, chances, strict=True):
-            shown = {**sample.values, "prediction": f"{name} ({float(chance.max()):.2f})"}
-            yield Score(sample.id, "accuracy", float(name == sample.values["label"]), shown=shown)
-        for sample, value in zip(samples, macro_f1(wanted, names), strict=True):
-            yield Score(sample.id, "macro_f1", value)
+        return label_scores(NAME, self, model, samples)
 
     def baselines(self) -> Mapping[str, Mapping[str, float]]:
         """Logistic regression on the TF-IDF of words and pairs of words, the two texts of a pair thrown together; and
@@ -127,23 +117,6 @@ def shortened(texts: Sequence[str], most: int) -> list[str]:
         text if count == len(each) else text[: each[count - 1] if count else 0]
         for text, each, count in zip(texts, ends, kept, strict=True)
     ]
-
-
-def macro_f1(wanted: Sequence[str], said: Sequence[str]) -> list[float]:
-    """A value for each sample, whose mean is the mean over labels of 2·right / (said + wanted).
-
-    That is no mean of the samples' own. What a sample has here is the whole and its first-order influence on it, so an
-    interval of the mean is the delta method's (Efron 1982, §6: the infinitesimal jackknife).
-    """
-    both = np.asarray([wanted, said])
-    names, index = np.unique(both, return_inverse=True)
-    of = index.reshape(both.shape)
-    right = np.bincount(of[0][of[0] == of[1]], minlength=len(names))
-    there = np.bincount(of.ravel(), minlength=len(names))
-    f1 = 2 * right / there
-    hit = (of[0] == of[1]) * 2 / there[of[0]]  # ∂F1/∂right of the label that is right
-    cost = f1[of] / there[of]  # −∂F1/∂there of both labels
-    return (f1.mean() + len(wanted) / len(names) * (hit - cost.sum(0))).tolist()
 
 
 def bag_of_words(train: Sequence[str], labels: Sequence[str], test: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import yaml
 
@@ -51,9 +51,12 @@ class Dataset:
     held_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     hub: Mapping[str, Any] = field(default_factory=dict)
 
+    shelf: ClassVar[str] = "datasets"
+    formats: ClassVar[Mapping[str, Any]] = FORMATS
+
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise unknown(f"format of the data set {self.name!r}:", self.format, FORMATS)
+        if self.format not in self.formats:
+            raise unknown(f"format of the data set {self.name!r}:", self.format, self.formats)
         for setting, shape in SHAPES.items():
             if not shape(getattr(self, setting)):
                 raise ConfigError(
@@ -63,9 +66,9 @@ class Dataset:
         self._records: dict[str, list[Record]] = {}
 
     @classmethod
-    def named(cls, name: str, data_dir: str = "") -> Dataset:
-        """The set of that name in configs/datasets, or the one that the YAML file at that path describes."""
-        path = Path(name) if name.endswith((".yaml", ".yml")) else presets.find("datasets", name)
+    def named(cls, name: str, data_dir: str = "") -> Self:
+        """The set of that name on the shelf in configs, or the one that the YAML file at that path describes."""
+        path = Path(name) if name.endswith((".yaml", ".yml")) else presets.find(cls.shelf, name)
         try:
             page = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:

@@ -25,18 +25,23 @@ def load(path: str, split: str, config: str | None = None, revision: str | None 
     """The records of a split. path: on the hub, or a directory of files in its layout. Class numbers become names, and
     what the hub holds as a record of lists (SQuAD's answers) becomes the list of records that was published. Raises
     Unreachable."""
-    import datasets  # takes seconds
-
-    try:
-        table = datasets.load_dataset(path, config, split=split, revision=revision)
-    except Exception as error:  # of the network, the hub, a cache or a reader: they share no type
-        reason = next(iter(str(error).splitlines()), "")
-        raise Unreachable(f"{type(error).__name__}: {reason}") from error
+    table = opened(path, split, config, revision)
     features, source = table.features, f"{path} ({split})"
     return [
         Found(source, number, {name: published(value, features[name]) for name, value in row.items()}, "record")
         for number, row in enumerate(table, 1)
     ]
+
+
+def opened(path: str, split: str, config: str | None = None, revision: str | None = None) -> Any:
+    """A split as a `datasets.Dataset`, of which nothing is read yet. Raises Unreachable."""
+    import datasets  # takes seconds
+
+    try:
+        return datasets.load_dataset(path, config, split=split, revision=revision)
+    except Exception as error:  # of the network, the hub, a cache or a reader: they share no type
+        reason = next(iter(str(error).splitlines()), "")
+        raise Unreachable(f"{type(error).__name__}: {reason}") from error
 
 
 def published(value: Any, feature: Any) -> Any:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from anyformer.batch import Example, pack
-from anyformer.contracts import Sample, Task, prepare
+from anyformer.contracts import Sample, Score, Task, prepare
 from anyformer.evaluation.statistics import key
 from anyformer.model import ForwardPass, Model
+from anyformer.tokens import Tokens
 from anyformer_tasks.language.lengths import answered, slots
+from anyformer_tasks.language.measures import macro_f1
 
 TOKEN_BUDGET = 8192  # slots that go through the model at once
 
@@ -25,6 +27,34 @@ def prepared(name: str, task: Task, model: Model, samples: Sequence[Sample]) -> 
 def judged(model: Model, examples: Sequence[Example], stream: str) -> list[Tensor]:
     """float32[rows, width] for each example: what the stream's head says at each slot of its target."""
     return answered(examples, slots, TOKEN_BUDGET, lambda batch: _judged(model, batch, stream))
+
+
+def label_scores(name: str, task: Task, model: Model, samples: Sequence[Sample]) -> Iterator[Score]:
+    """Of a task that tells a sample's `label`: accuracy, whether the likeliest label is the right one, and the
+    macro-averaged F1 of these samples, see `macro_f1`."""
+    tokenizer = model.tokenizers[task.fields["label"]]
+    (stream,) = tokenizer.streams
+    answers = judged_whole(model, prepared(name, task, model, samples), stream.name)
+    chances = [row.softmax(-1) for row in answers]
+    said = [tokenizer.decode(Tokens.of(stream.name, chance.argmax()[None])) for chance in chances]
+    wanted = [sample.values["label"] for sample in samples]
+    for sample, label, chance in zip(samples, said, chances, strict=True):
+        shown = {**sample.values, "prediction": f"{label} ({float(chance.max()):.2f})"}
+        yield Score(sample.id, "accuracy", float(label == sample.values["label"]), shown=shown)
+    for sample, value in zip(samples, macro_f1(wanted, said), strict=True):
+        yield Score(sample.id, "macro_f1", value)
+
+
+def judged_whole(model: Model, examples: Sequence[Example], stream: str) -> list[Tensor]:
+    """float32[width] for each example: what the stream's head says of all slots of its target together."""
+
+    @torch.no_grad()
+    def judge(batch: Sequence[Example]) -> list[Tensor]:
+        forward = ForwardPass(model, pack(batch, model.rank).to(model.device))
+        (targets,) = forward.batch.targets.values()  # of one task
+        return list(forward.read_pooled(stream, targets[stream]).float().cpu())
+
+    return answered(examples, slots, TOKEN_BUDGET, judge)
 
 
 @torch.no_grad()
