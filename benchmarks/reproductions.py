@@ -174,7 +174,8 @@ def verdict(one: Reproduction, found: Sequence[Line]) -> str:
 
 
 def mean(one: Reproduction, found: Sequence[Line], row: str | None = None) -> float:
-    return statistics.mean(r["value"] for f in found for r in f["rows"] if r["row"] == (row or one.headline))
+    rows = (row,) if row else one.headlines
+    return statistics.mean(r["value"] for f in found for r in f["rows"] if r["row"] in rows)
 
 
 def best_baseline(found: Sequence[Line]) -> float:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import corpora
 import pytest
 
 from anyformer.cli import COMMANDS
@@ -46,10 +47,12 @@ def test_the_readme_names_only_commands_and_files_that_exist():
 
 @pytest.mark.slow
 def test_every_command_of_the_readme_runs(tmp_path):
-    """In their order, in a fresh folder, with a run of two steps; `runs/demo` is a demo of a few seconds."""
+    """In their order, in a fresh folder, with a run of two steps; `runs/demo` is a demo of a few seconds, and the data
+    are made up."""
     from PIL import Image
 
     (tmp_path / "configs").symlink_to(ROOT / "configs")
+    corpora.write_all(tmp_path / "data")
     Image.new("L", (32, 32), 255).save(tmp_path / "digit.png")
     anyformer = [sys.executable, "-m", "anyformer"]
     done = run([*anyformer, "demo", "--minutes", "0.2"], tmp_path)

@@ -232,6 +232,12 @@ class Task(Configured, ABC):
     def examples(self, split: Split) -> Sequence[Sample]:
         """The split's samples: the same ones in the same order at every call."""
 
+    def varied(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The sample as training sees it this time: augmentation. Fields keep their length, because batches are planned
+        with it; every random choice comes from `rng`, and one that is never asked says that there was none. By default
+        the sample itself."""
+        return sample
+
     def corpus(self, field: str) -> Iterable[Any]:
         """What a tokenizer of the field is fitted on; by default its values in the training samples. A task whose
         samples overlap gives what they are cut from."""

@@ -8,7 +8,7 @@ one before it has learned:
     rows:
       from scratch: [reviews]
       pre-trained: [{experiment: reviews-masked, set: {data.token_budget: 2048}}, reviews]
-    headline: pre-trained                       # the last row, if it is not said
+    headline: pre-trained                       # the last row, if it is not said; `mean`: the mean of all
 
 Rows that begin alike share that beginning: it is trained once.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import resource
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -58,6 +59,10 @@ class Step:
         return read(file or presets.find("experiments", self.experiment)).changed(self.set)
 
 
+MEAN = "mean"
+"""A headline that is no row: the mean of all (folds, speakers that are left out in turn)."""
+
+
 @dataclass(frozen=True)
 class Reproduction:
     """What a file of `configs/reproductions` says.
@@ -76,6 +81,11 @@ class Reproduction:
     bars: tuple[Mapping[str, Any], ...] = ()
     page: str = ""
     peer: str = ""
+
+    @property
+    def headlines(self) -> tuple[str, ...]:
+        """The rows whose mean is the value: one, or all."""
+        return (self.headline,) if self.headline in self.rows else tuple(self.rows)
 
     @classmethod
     def named(cls, name: str) -> Reproduction:
@@ -96,8 +106,8 @@ class Reproduction:
                 raise unknown("reproduction setting", str(key), known)
         rows = {str(row): tuple(_step(path, entry) for entry in steps) for row, steps in content["rows"].items()}
         headline = content.get("headline", list(rows)[-1])
-        if headline not in rows:
-            raise unknown("row", str(headline), rows)
+        if headline not in (*rows, MEAN):
+            raise unknown("row", str(headline), [*rows, MEAN])
         rest = {key: value for key, value in content.items() if key not in ("rows", "headline", "bars")}
         return cls(path.stem, rows=rows, headline=headline, bars=tuple(content.get("bars", ())), **rest)
 
@@ -165,13 +175,14 @@ def reproduce(
             chain.append(done[key])
         rows.append(judge(reproduction, name, chain, out, data_dir, seed))
         say(f"{name}: {reproduction.metric} {rows[-1].value:.4f} in {rows[-1].cpu_seconds:.0f} CPU seconds")
-    headline = next(row for row in rows if row.row == reproduction.headline)
-    stated = None if reproduction.baseline is None else float(reproduction.baseline["value"])
+    headline = [row for row in rows if row.row in reproduction.headlines]
+    found = [next(iter(row.baselines.values())) for row in headline if row.baselines]
+    computed = statistics.mean(found) if found else None
     result = {
         "name": reproduction.name,
         "metric": reproduction.metric,
-        "value": headline.value,
-        "baseline": next(iter(headline.baselines.values()), None) if stated is None else stated,
+        "value": statistics.mean(row.value for row in headline),
+        "baseline": computed if reproduction.baseline is None else float(reproduction.baseline["value"]),
         "seed": seed,
         "cpu_seconds": round(cpu_seconds(), 2),
         "commit": provenance.commit()[0],

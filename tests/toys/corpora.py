@@ -1,4 +1,4 @@
-"""Tiny copies of the published language data sets, in their own formats and folders, made from a seed: what they hold
+"""Tiny copies of the published data sets, in their own formats and folders, made from a seed: what they hold
 can be learned by a rule that each function states."""
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 FILLERS = "the film a plot its cast this story and music of scenes with an ending that crew".split()
 GOOD = "good fine great funny moving".split()
@@ -166,11 +167,92 @@ def cnn_dailymail(folder: Path, rng: np.random.Generator) -> None:
         _write(folder / "cnn_dailymail" / f"{split}.jsonl", "\n".join(rows) + "\n")
 
 
+def fsdd(folder: Path, rng: np.random.Generator) -> None:
+    """A tone for each digit, a timbre for each speaker; takes 0 to 7 of three digits, at 8 kHz."""
+    for digit in range(3):
+        for speaker, harmonic in (("george", 1), ("jackson", 2), ("lucas", 3), ("nicolas", 4)):
+            for take in range(8):
+                time = np.arange(int(8000 * rng.uniform(0.3, 0.5))) / 8000
+                timbre = 1 + 0.3 * np.sin(2 * np.pi * 30 * harmonic * time)
+                sound = 0.3 * timbre * np.sin(2 * np.pi * 300 * (1 + digit) * time)
+                _record(folder / "fsdd" / "recordings" / f"{digit}_{speaker}_{take}.wav", sound, 8000, rng)
+
+
+def yesno(folder: Path, rng: np.random.Generator) -> None:
+    """Eight tones, high for yes, with pauses between them."""
+    for number in range(14):
+        answers = [int(number % 2), *rng.integers(2, size=7).tolist()]
+        sound = np.concatenate([_tone(400 + 800 * answer, 0.25, 8000) for answer in answers])
+        name = "_".join(map(str, answers))
+        _record(folder / "yesno" / "waves_yesno" / f"{name}.wav", sound, 8000, rng)
+
+
+def ljspeech_mini(folder: Path, rng: np.random.Generator) -> None:
+    """A hum as long as its sentence, 80 ms a letter, which nothing can be learned from."""
+    rows = []
+    for number in range(1, 33):
+        text = f"{sentence(rng, length=2).capitalize()}."
+        rows.append(f"LJ001-{number:04d}|{text}|{text}")
+        sound = _tone(200, 0.08 * len(text), 22050)
+        _record(folder / "ljspeech_mini" / "wavs" / f"LJ001-{number:04d}.wav", sound, 22050, rng)
+    _write(folder / "ljspeech_mini" / "metadata.csv", "\n".join(rows) + "\n")
+
+
+def esc10(folder: Path, rng: np.random.Generator) -> None:
+    """A tone for each of three sounds, four clips a fold, at 16 kHz."""
+    for number, name in enumerate(("Dog bark", "Rain", "Sea waves"), 1):
+        for fold in range(1, 5):
+            for take in range(4):
+                path = folder / "esc10_folds1-4" / f"{number:03d} - {name}" / f"{fold}-{1000 * number + take}-A.ogg"
+                _record(path, _tone(300 * number, 0.5, 16000), 16000, rng)
+
+
+def fashion_mnist(folder: Path, rng: np.random.Generator) -> None:
+    """The lower the bright bar, the higher the label; IDX, packed."""
+    for split, count in (("train", 240), ("t10k", 60)):
+        labels = np.arange(count, dtype=np.uint8) % 10
+        pictures = rng.integers(0, 60, (count, 28, 28), dtype=np.uint8)
+        for picture, label in zip(pictures, labels, strict=True):
+            picture[2 + 2 * label : 7 + 2 * label, 4:24] += 180
+        for array, kind in ((pictures, "images"), (labels, "labels")):
+            shape = b"".join(size.to_bytes(4, "big") for size in array.shape)
+            path = folder / "fashion-mnist" / f"{split}-{kind}-idx{array.ndim}-ubyte.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(gzip.compress(bytes([0, 0, 8, array.ndim]) + shape + array.tobytes(), mtime=0))
+
+
+def sign_language_digits(folder: Path, rng: np.random.Generator) -> None:
+    """The higher the digit, the further right the dark bar; ten JPEG files of each, some numbers of four digits."""
+    for digit in range(10):
+        own = folder / "sign-language-digits" / "Dataset" / str(digit)
+        own.mkdir(parents=True, exist_ok=True)
+        for number in range(995, 1005):
+            picture = rng.integers(200, 256, (100, 100, 3), dtype=np.uint8)
+            picture[:, 10 * digit : 10 * digit + 10] //= 4
+            Image.fromarray(picture).save(own / f"IMG_{number}.JPG")
+
+
 SETS: tuple[Callable[[Path, np.random.Generator], None], ...] = (
     sst2, sick, banking77, wnut17, xquad, multi30k, tinyshakespeare, wikitext_2, cnn_dailymail,
+    fsdd, yesno, ljspeech_mini, esc10,
+    fashion_mnist, sign_language_digits,
 )  # fmt: skip
 
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8", newline="")
+
+
+def _tone(pitch: float, seconds: float, rate: int) -> np.ndarray:
+    """With silence at its end, a fifth of it."""
+    time = np.arange(int(seconds * rate)) / rate
+    return 0.3 * np.sin(2 * np.pi * pitch * time) * (time < 0.8 * seconds)
+
+
+def _record(path: Path, sound: np.ndarray, rate: int, rng: np.random.Generator) -> None:
+    """In the format that the name says, with a little noise."""
+    import soundfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, sound + 0.01 * rng.standard_normal(len(sound)), rate)

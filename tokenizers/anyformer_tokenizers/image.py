@@ -2,7 +2,7 @@
 
     uint8[32, 48, 3]  →  "image": float32[6, 768]    positions (0,0) (0,1) (0,2) (1,0) (1,1) (1,2)
 
-Patches as tokens: Dosovitskiy et al. 2021, arXiv:2010.11929 §3.1.
+Patches as tokens, and a class token before them: Dosovitskiy et al. 2021, arXiv:2010.11929 §3.1.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -40,7 +41,7 @@ finds the picture's true size again, and a model can tell black from beyond."""
 
 @dataclass
 class ImageTokenizer(Tokenizer):
-    """`uint8[height, width, channels]` ⇄ patches, one continuous stream named after the tokenizer.
+    """`uint8[height, width, channels]` ⇄ patches, a continuous stream named after the tokenizer.
 
     Also read: `uint8[height, width]` (grey, repeated over the channels), a PIL image or a path. Those are
     first brought to the form above: orientation from EXIF applied, transparency laid on white (kept when
@@ -52,6 +53,8 @@ class ImageTokenizer(Tokenizer):
     fit_mode: a size that the patch does not divide is padded at the right and the bottom ("pad", undone by
         `decode`), refused ("refuse"), or brought to the nearest size that it divides ("resize").
     max_pixels: a larger picture is a LimitError, raised before any pixel is decoded.
+    class_slot: one more slot, before the patches, which holds a trained vector (ViT's class token, arXiv:2010.11929
+        equation 1), the only value of a stream of its own.
     """
 
     name: str = "image"
@@ -61,6 +64,7 @@ class ImageTokenizer(Tokenizer):
     std: float | list[float] = 0.5
     fit_mode: FitMode = "pad"
     max_pixels: int = 64_000_000
+    class_slot: bool = False
 
     def __post_init__(self) -> None:
         for setting in ("patch", "channels", "max_pixels"):
@@ -86,22 +90,28 @@ class ImageTokenizer(Tokenizer):
     @property
     def streams(self) -> tuple[StreamSpec, ...]:
         features = self.channels * self.patch**2
-        return (StreamSpec.continuous(self.name, features, rank=2),)
+        patches = StreamSpec.continuous(self.name, features, rank=2)
+        first = [StreamSpec.discrete(self._class, 1, special={"class": 0})] if self.class_slot else []
+        return (patches, *first)
 
     def encode(self, raw: Any) -> Tokens:
         """Raises SampleError for an unreadable or empty picture, LimitError beyond `max_pixels`."""
         levels = self._fitted(self.pixels(raw))
         patches = patchify((levels / 255 - self._mean) / self._std, self.patch)
         rows, columns, features = patches.shape
-        positions = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
         values = patches.reshape(rows * columns, features)
-        return Tokens({self.name: Stream.whole(values)}, rows * columns, positions)
+        picture = Tokens({self.name: Stream.whole(values)}, rows * columns, grid(rows, columns))
+        first = [Tokens.of(self._class, torch.zeros(1, dtype=torch.int64))] if self.class_slot else []
+        return Tokens.laid_end_to_end([*first, picture])
 
     def decode(self, tokens: Tokens) -> Pixels:
         """The picture that the patches make by their positions, wherever on the axes it starts.
 
         Raises TokenizerError when they do not fill a rectangle or are not finite.
         """
+        first = tokens.streams.get(self._class)
+        if first is not None and bool(first.values.any()):
+            raise TokenizerError(f"Tokenizer {self.name!r} has one class token, 0; got {first.values.tolist()}.")
         patches = self._grid_of(tokens)
         levels = (unpatchify(patches, self.channels) * self._std + self._mean) * 255
         if not levels.isfinite().all():
@@ -115,7 +125,7 @@ class ImageTokenizer(Tokenizer):
         return levels.clamp(min=0).to(torch.uint8).numpy()
 
     def length(self, raw: Any) -> int:
-        """Patches, from the shape or the file's header alone.
+        """Patches and the class slot, from the shape or the file's header alone.
 
         Turning a picture by its EXIF orientation swaps rows and columns, which leaves their product as it is.
         """
@@ -126,7 +136,7 @@ class ImageTokenizer(Tokenizer):
             with opened(raw) as image:
                 width, height = image.size
         rows, columns = self._grid(height, width, raw)
-        return rows * columns
+        return rows * columns + self.class_slot
 
     def example(self, rng: np.random.Generator) -> Pixels:
         """A colour ramp with noise, one to three patches high and wide; of any size if any size is taken."""
@@ -198,6 +208,8 @@ class ImageTokenizer(Tokenizer):
             image = source.float().permute(2, 0, 1)[None]
             resized = torch.nn.functional.interpolate(image, whole, mode="bilinear", antialias=True)
             return resized[0].permute(1, 2, 0)
+        if whole == (height, width):
+            return source.float()
         levels = torch.full((*whole, self.channels), PADDING)
         levels[:height, :width] = source
         return levels
@@ -214,8 +226,7 @@ class ImageTokenizer(Tokenizer):
             places = positions - positions.amin(dim=0)
             rows, columns = (places.amax(dim=0) + 1).tolist()
             order = (places[:, 0] * columns + places[:, 1]).argsort()
-            full = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-            if len(places) == rows * columns and torch.equal(places[order].cpu(), full):
+            if len(places) == rows * columns and torch.equal(places[order].cpu(), grid(rows, columns)):
                 return stream.values[order].detach().float().cpu().reshape(rows, columns, features)
         raise TokenizerError(
             f"Tokenizer {self.name!r} got values {list(stream.values.shape)} at positions "
@@ -230,12 +241,23 @@ class ImageTokenizer(Tokenizer):
         return max(last, len(beyond) - self.patch + 1)
 
     @property
-    def _mean(self) -> Tensor:  # a scalar or [channels]
-        return torch.tensor(self.mean)
+    def _class(self) -> str:
+        """The class token's stream."""
+        return f"{self.name}.class"
 
     @property
-    def _std(self) -> Tensor:
-        return torch.tensor(self.std)
+    def _mean(self) -> float | Tensor:  # or [channels]
+        return torch.tensor(self.mean) if isinstance(self.mean, list) else self.mean
+
+    @property
+    def _std(self) -> float | Tensor:
+        return torch.tensor(self.std) if isinstance(self.std, list) else self.std
+
+
+@lru_cache(maxsize=256)
+def grid(rows: int, columns: int) -> Int64[Tensor, "cells 2"]:
+    """(row, column) of each cell, row by row; nobody may write into it, because it is made once."""
+    return torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
 
 
 def patchify(image: Float[Tensor, "height width channels"], patch: int) -> Float[Tensor, "rows columns features"]:

@@ -40,8 +40,8 @@ class CTC(Knowing):
         return [main_stream(frozen(specs), self.target).name]
 
     def learn(self) -> None:
-        spec = main_stream(self.specs, self.target)
-        self._symbols, self._blank = Symbols(spec), blank_of(spec)
+        self._symbols = Symbols(main_stream(self.specs, self.target))
+        blank_of(self._symbols.spec)
 
     def length(self, lengths: Mapping[str, int]) -> int:
         """What is heard; the text takes no slots."""
@@ -73,7 +73,8 @@ class CTC(Knowing):
         said = forward.read(name, target)
         chances = said.to(torch.promote_types(said.dtype, torch.float32)).log_softmax(-1)
         padded = pad_sequence(list(chances.split(slots.tolist())))
-        total = F.ctc_loss(padded, target.values, slots, sizes, blank=self._blank, reduction="sum")
+        blank = blank_of(forward.model.specs[name])
+        total = F.ctc_loss(padded, target.values, slots, sizes, blank=blank, reduction="sum")
         return Loss(total, count(targets))
 
 

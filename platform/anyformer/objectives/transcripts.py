@@ -99,7 +99,8 @@ class PrefixBeams:
                     before = ends_blank if prefix[-1:] == (value,) else either  # a repeat needs a blank between
                     longer = (*prefix, value)
                     others[longer] = np.logaddexp(others[longer], before + row[value])
-        return {prefix: (blanks[prefix], others[prefix]) for prefix in {**blanks, **others}}
+        both = {prefix: (blanks[prefix], others[prefix]) for prefix in {**blanks, **others}}
+        return {prefix: chances for prefix, chances in both.items() if max(chances) > NEVER}
 
     def _prior(self, prefix: Values, known: dict[Values, float]) -> float:
         """weight · ln p_language + bonus · values, from what is known of the prefix without its last value."""

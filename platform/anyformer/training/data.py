@@ -75,7 +75,9 @@ class Preparation:
             return self._constant[place]
         sample = self.samples(name)[reference.index]
         chance = Chance(lambda: keyed(self.seed, self.split, name, reference.epoch, reference.index))
-        example = prepare(name, task, self.tokenizers, sample, cast(np.random.Generator, chance))
+        rng = cast(np.random.Generator, chance)
+        sample = task.varied(sample, rng) if self.split == "train" else sample
+        example = prepare(name, task, self.tokenizers, sample, rng)
         if not chance.was_asked and self._held < MOST_HELD:
             self._constant[place] = example
             self._held += example.bytes

@@ -1,0 +1,6 @@
+"""Speech and other sound from published sets: what is said, and what it is."""
+
+from anyformer_tasks.sound.classification import SoundClassification
+from anyformer_tasks.sound.recognition import SpeechRecognition
+
+__all__ = ["SoundClassification", "SpeechRecognition"]
