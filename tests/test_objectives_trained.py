@@ -96,8 +96,12 @@ EXACT = (
 )
 
 
+OF_SOUND = {"ctc", "spec_augment"}  # they need rows to read: test_ctc.py
+
+
 def test_every_objective_is_here():
-    assert {type(task.objective) for task in LABELLED} >= {objectives.get(n) for n in objectives.installed()}
+    here = {objectives.get(name) for name in objectives.installed() if name not in OF_SOUND}
+    assert {type(task.objective) for task in LABELLED} >= here
 
 
 # Lengths

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
+import corpora
 import numpy as np
 import pytest
 import torch
@@ -29,9 +30,10 @@ from anyformer import (
     check_tokenizer,
 )
 from anyformer.errors import ContractError, PluginError, SampleError, TokenizerError
-from anyformer.registry import tasks, tokenizers
+from anyformer.registry import make_task, tasks, tokenizers
 from anyformer.testing.clause import equal, kind_of, shown
 from anyformer.testing.hostile import bent
+from anyformer.training import fit_tokenizers, make_tokenizers
 
 # ---------------------------------------------------------------- a sound tokenizer
 
@@ -460,9 +462,42 @@ SMALL = {  # as built in, but sooner made
 }
 
 
+def settings_of(name: str) -> set[str]:
+    return {f.name for f in dataclasses.fields(tasks.get(name))}
+
+
 def self_made() -> list[str]:
     """Tasks that make their samples; those that read a user's `files` are tested on files of their own."""
-    return [n for n in installed(tasks) if "files" not in {f.name for f in dataclasses.fields(tasks.get(n))}]
+    return [name for name in installed(tasks) if not settings_of(name) & {"files", "data_dir"}]
+
+
+def published() -> list[str]:
+    """Tasks over published data sets."""
+    return [name for name in installed(tasks) if {"dataset", "data_dir"} <= settings_of(name)]
+
+
+NEEDED = {
+    "text": {"special": ["mask", "class", "separator", "blank"], "items": "words", "vocab_size": 400},
+    "answer": {"type": "span"},
+}
+"""Settings of tokenizers without which a task over published sets asks for them."""
+
+OTHERS = {"speech_recognition": {"dataset": "yesno"}}
+"""Where the default set has no small copy."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    """Small made-up copies of the published data sets."""
+    return str(corpora.write_all(tmp_path_factory.mktemp("data")))
+
+
+@pytest.mark.parametrize("name", published())
+def test_every_task_over_published_sets_keeps_the_contract(name, data):
+    task = make_task(name, OTHERS.get(name, {}), data_dir=data)
+    made = make_tokenizers({kind: NEEDED.get(kind, {}) for kind in set(task.fields.values())})
+    fit_tokenizers(made, {name: task})
+    check_task(task, made, samples=2, name=name)
 
 
 @pytest.mark.parametrize("name", self_made())
