@@ -6,7 +6,7 @@ import json
 import math
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anyformer as af
-from anyformer import registry
 from anyformer.contracts import SPLITS, Score, Task
 from anyformer.errors import AnyformerError, ConfigError, SampleError
 from anyformer.evaluation.statistics import weighted_mean
@@ -36,16 +35,6 @@ TASKS: dict[str, type[Task]] = {
 }
 PAIR = {"dataset": "sick", "texts": ["sentence_A", "sentence_B"], "label": "entailment_judgment"}
 WORDS = {"vocab_size": 400, "items": "words"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def by_name() -> Iterator[None]:
-    """The tasks under their names, also where the package was installed before it had them."""
-    added = {name: plugin for name, plugin in TASKS.items() if name not in registry.tasks.names()}
-    registry.tasks._registered |= added
-    yield
-    for name in added:
-        registry.tasks._registered.pop(name)
 
 
 @pytest.fixture(scope="module")

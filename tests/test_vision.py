@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
 import corpora
@@ -19,7 +18,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import anyformer as af
-from anyformer import registry
 from anyformer.contracts import SPLITS, Sample
 from anyformer.errors import ConfigError, SampleError
 from anyformer.testing import check_task
@@ -35,17 +33,6 @@ from anyformer_tokenizers.label import LabelTokenizer
 
 TURNED = {"RandomAffine": {"degrees": 20, "translate": [0.2, 0.2]}}
 GREY = ImageTokenizer(patch=4, channels=1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def by_name() -> Iterator[None]:
-    """The task under its name, also where the package was installed before it had it."""
-    added = {"image_classification": ImageClassification}
-    added = {name: plugin for name, plugin in added.items() if name not in registry.tasks.names()}
-    registry.tasks._registered |= added
-    yield
-    for name in added:
-        registry.tasks._registered.pop(name)
 
 
 @pytest.fixture(scope="module")

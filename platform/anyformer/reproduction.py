@@ -31,7 +31,7 @@ from anyformer import presets
 from anyformer.checkpoint import load
 from anyformer.errors import ConfigError, EvaluationError, unknown
 from anyformer.evaluation import evaluate, provenance
-from anyformer.training import CheckpointDirectory, Checkpoints, Learner, Mixture, Odometer, ProgressLines, TimeBudget
+from anyformer.training import Checkpoints, Odometer, ProgressLines, TimeBudget
 from anyformer.training.experiment import Experiment, read
 
 
@@ -196,22 +196,14 @@ def train(step: Step, out: Path, data_dir: str | None, seed: int, before: Path |
     experiment = step.settings()
     start = None if before is None else str(before)
     L.seed_everything(seed, verbose=False)
-    chosen: dict[str, Any] = experiment.data | {"seed": seed, "start": start, "data_dir": data_dir}
-    mixture = Mixture(**chosen)
-    mixture.setup()
+    mixture = experiment.mixture(seed=seed, start=start, data_dir=data_dir)
     odometer = Odometer()
-    limit = [] if step.cpu_minutes is None else [TimeBudget(step.cpu_minutes, time.process_time)]
-    endless = {} if step.cpu_minutes is None else {"max_steps": -1}
-    ours: dict[str, Any] = {"default_root_dir": str(out), "logger": False, "limit_val_batches": 0}
-    settings: dict[str, Any] = experiment.trainer | ours | endless
-    trainer = L.Trainer(
-        **settings,
-        callbacks=[Checkpoints(every_n_train_steps=10**9), ProgressLines(20.0), odometer, *limit],
-        plugins=[CheckpointDirectory()],
-        enable_model_summary=False,
-    )
-    chosen = experiment.model | {"start": start}
-    trainer.fit(Learner(**chosen), datamodule=mixture)
+    callbacks = [Checkpoints(every_n_train_steps=10**9), ProgressLines(20.0), odometer]
+    if step.cpu_minutes is None:
+        experiment.train(mixture, out, callbacks, start)
+    else:
+        budget = TimeBudget(step.cpu_minutes, time.process_time)
+        experiment.train(mixture, out, [*callbacks, budget], start, max_steps=-1)
     cost = cpu_seconds() - began
     return Trained(out / "last", experiment, cost, odometer.steps, odometer.tokens, odometer.flops)
 

@@ -19,6 +19,7 @@ from anyformer.contracts import SPLITS, Metric, Objective, Sample, Score, Split,
 from anyformer.errors import ConfigError
 from anyformer.objectives import Prefix
 from anyformer_tasks.goertzel import HIGH, KEYS, LOW, Goertzel
+from anyformer_tasks.samples import MadeSamples
 
 if TYPE_CHECKING:
     from anyformer.model import Model
@@ -83,7 +84,7 @@ class DialTones(Task):
         return {CER: {"Goertzel": error_rate(decoder, unseen)}}
 
 
-class _Recordings(Sequence[Sample]):
+class _Recordings(MadeSamples):
     """The recordings of one split, synthesised when first asked for, and kept (a second is 32 kB)."""
 
     def __init__(self, task: DialTones, split: Split) -> None:
@@ -93,12 +94,7 @@ class _Recordings(Sequence[Sample]):
     def __len__(self) -> int:
         return self.task.clips if self.split == "train" else self.task.held_out
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
+    def sample(self, index: int) -> Sample:
         if index not in self.kept:
             self.kept[index] = self._synthesised(index)
         return self.kept[index]

@@ -8,7 +8,6 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import yaml
@@ -17,7 +16,7 @@ from anyformer import presets
 from anyformer.checkpoint import load
 from anyformer.errors import ConfigError
 from anyformer.evaluation import Report, evaluate
-from anyformer.training import CheckpointDirectory, Checkpoints, Learner, Mixture, ProgressLines, TimeBudget
+from anyformer.training import Checkpoints, ProgressLines, TimeBudget
 from anyformer.training.experiment import read
 
 EVALUATION_SHARE = 0.2  # of the minutes, kept for the report
@@ -47,20 +46,9 @@ def train(out: Path, minutes: float, seed: int, start: float) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its advice is for those who configure it
     say("preparing data: documentation topics, digits, dial tones, CartPole episodes")
     L.seed_everything(seed, verbose=False)
-    chosen: dict[str, Any] = experiment.data | {"seed": seed}
-    mixture = Mixture(**chosen)
-    mixture.setup()
+    mixture = experiment.mixture(seed=seed)
     left = minutes - (time.monotonic() - start) / 60
-    settings: dict[str, Any] = experiment.trainer | {
-        "max_steps": -1, "default_root_dir": str(out), "logger": False, "limit_val_batches": 0,
-    }  # fmt: skip
-    trainer = L.Trainer(
-        **settings,
-        callbacks=[Checkpoints(), ProgressLines(), TimeBudget(max(left, 0.05))],
-        plugins=[CheckpointDirectory()],
-        enable_model_summary=False,
-    )
-    trainer.fit(Learner(**experiment.model), datamodule=mixture)
+    experiment.train(mixture, out, [Checkpoints(), ProgressLines(), TimeBudget(max(left, 0.05))], max_steps=-1)
 
 
 def judge(out: Path, smoke: bool) -> Report:

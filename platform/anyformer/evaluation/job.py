@@ -25,7 +25,7 @@ from anyformer.contracts import Metric, Sample, Score, Task, Tokenizer
 from anyformer.errors import AnyformerError, ConfigError, ContractError
 from anyformer.evaluation import provenance
 from anyformer.evaluation.plan import Entry, Plan, read_plan
-from anyformer.evaluation.report import UNKNOWN, Exhibit, Part, Report, Result, SampleScore
+from anyformer.evaluation.report import UNKNOWN, Exhibit, Part, Report, Result, SampleScore, writable
 from anyformer.evaluation.statistics import key, mean_interval, weighted_mean
 from anyformer.registry import make_task
 
@@ -64,7 +64,7 @@ def evaluate(
     a task raises becomes the `error` of its rows. The model comes back in the mode it was in.
     """
     plan = read_plan(config, seed, data_dir)
-    folder = _writable(out)
+    folder = writable(out)
     tasks = [_made(entry, plan) for entry in plan.entries]
     outcomes = [_run(entry, task, model, plan) for entry, task in zip(plan.entries, tasks, strict=True)]
     found, changed = provenance.commit()
@@ -92,20 +92,6 @@ class Outcome:
     results: list[Result]
     samples: list[SampleScore] = field(default_factory=list)
     exhibits: list[Exhibit] = field(default_factory=list)
-
-
-def _writable(out: Path | str | None) -> Path | None:
-    """The folder, made now: hours of scoring must not end at a mistyped path."""
-    if out is None:
-        return None
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"The report cannot be written to {folder} ({error.strerror}); expected a folder or a new name."
-        ) from error
-    return folder
 
 
 def _made(entry: Entry, plan: Plan) -> Task | Exception:

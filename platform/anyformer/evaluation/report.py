@@ -159,6 +159,20 @@ class Report:
             ) from error
 
 
+def writable(out: Path | str | None) -> Path | None:
+    """The folder, made now: hours of scoring must not end at a mistyped path."""
+    if out is None:
+        return None
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"The report cannot be written to {folder} ({error.strerror}); expected a folder or a new name."
+        ) from error
+    return folder
+
+
 def write_whole(path: Path, content: str) -> None:
     """Replace a file in one step, so that a reader or a crash never meets half of it."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")

@@ -14,7 +14,7 @@ import torch
 
 from anyformer.errors import ConfigError
 from anyformer.evaluation import provenance
-from anyformer.evaluation.report import write_whole
+from anyformer.evaluation.report import writable, write_whole
 from anyformer.evaluation.text import number, plain_table, span
 from anyformer.registry import studies
 
@@ -94,7 +94,7 @@ def study(
     if made.asks_a_model != (model is not None):
         cure = "give it a checkpoint" if made.asks_a_model else "leave the checkpoint out"
         raise ConfigError(f"The study {name!r} asks {'a' if made.asks_a_model else 'no'} model; {cure}.")
-    folder = None if out is None else _folder(Path(out))
+    folder = writable(out)
     with torch.no_grad():
         rows = made.run(model, folder)
     found, changed = provenance.commit()
@@ -103,14 +103,6 @@ def study(
     if folder is not None:
         report.save(folder)
     return report
-
-
-def _folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be made ({error.strerror}); expected a folder for the report.") from error
-    return path
 
 
 def _cell(value: Any) -> str:

@@ -1,16 +1,21 @@
-"""An experiment file as data: what `fit` reads through Lightning, for what needs no command line."""
+"""An experiment file as data, and run: what `fit` does through Lightning's command line, for what has none."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import yaml
+from lightning.pytorch.callbacks import Callback
 
 from anyformer.errors import ConfigError, unknown
+from anyformer.training.checkpointing import CheckpointDirectory
+from anyformer.training.data import Mixture
+from anyformer.training.learner import Learner
 
 SECTIONS = ("model", "data", "trainer")
 
@@ -22,6 +27,26 @@ class Experiment:
     model: dict[str, Any]
     data: dict[str, Any]
     trainer: dict[str, Any]
+
+    def mixture(self, **chosen: Any) -> Mixture:
+        """The data module with these settings beside the file's, its tokenizers fitted."""
+        settings: dict[str, Any] = self.data | chosen
+        mixture = Mixture(**settings)
+        mixture.setup()
+        return mixture
+
+    def train(
+        self, mixture: Mixture, out: Path, callbacks: Sequence[Callback], start: str | None = None, **chosen: Any
+    ) -> None:
+        """Train into `out/last`, without validation. chosen: settings of the trainer beside the file's. start: see
+        Learner."""
+        ours: dict[str, Any] = {"default_root_dir": str(out), "logger": False, "limit_val_batches": 0}
+        settings: dict[str, Any] = self.trainer | ours | chosen
+        trainer = L.Trainer(
+            **settings, callbacks=list(callbacks), plugins=[CheckpointDirectory()], enable_model_summary=False
+        )
+        learned: dict[str, Any] = self.model | {"start": start}
+        trainer.fit(Learner(**learned), datamodule=mixture)
 
     def changed(self, changes: Mapping[str, Any]) -> Experiment:
         """With other values at these places, `{"data.token_budget": 512}`; a place that is new is made.

@@ -11,15 +11,13 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
-import yaml
-
-from anyformer import presets
 from anyformer.contracts import SPLITS, Split
 from anyformer.errors import ConfigError, unknown
 from anyformer_tasks.files import FORMATS, Found, Record, content
 from anyformer_tasks.language import hub
+from anyformer_tasks.pages import HeldOut, read_page, without_held_out
 
 
 @dataclass
@@ -48,7 +46,7 @@ class Dataset:
     numbers: Sequence[str] = ()
     parts: Mapping[str, Sequence[float]] = field(default_factory=dict)
     unit: str = ""
-    held_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    held_out: HeldOut = field(default_factory=dict)
     hub: Mapping[str, Any] = field(default_factory=dict)
 
     shelf: ClassVar[str] = "datasets"
@@ -68,18 +66,9 @@ class Dataset:
     @classmethod
     def named(cls, name: str, data_dir: str = "") -> Self:
         """The set of that name on the shelf in configs, or the one that the YAML file at that path describes."""
-        path = Path(name) if name.endswith((".yaml", ".yml")) else presets.find(cls.shelf, name)
-        try:
-            page = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f"The data set {path} cannot be read ({error}); expected a YAML file.") from error
-        if not isinstance(page, Mapping) or not page.get("origin") or not (page.get("files") or page.get("hub")):
-            raise ConfigError(f"The data set {path} does not say enough; expected `origin`, and `files` or `hub`.")
-        known = [f.name for f in fields(cls) if f.name not in ("name", "data_dir")]
-        for setting in page:
-            if setting not in known:
-                raise unknown(f"setting of the data set {path.stem!r}:", str(setting), known)
-        return cls(path.stem, data_dir=data_dir, **page)
+        settings = [f.name for f in fields(cls) if f.name not in ("name", "data_dir")]
+        own, page = read_page(cls.shelf, name, settings, ("files", "hub"), "`files` or `hub`")
+        return cls(own, data_dir=data_dir, **page)
 
     def records(self, split: Split) -> list[Record]:
         """The split's records: the same ones in the same order at every call. ConfigError says how to get a set that
@@ -113,14 +102,7 @@ class Dataset:
     def _split(self, split: Split) -> list[Found]:
         if split not in self.splits:
             raise unknown(f"split of the data set {self.name!r}:", split, self.splits)
-        if split in self.held_out:
-            every = self.held_out[split]["every"]
-            return self._source(self.held_out[split]["of"])[every - 1 :: every]
-        found = self._source(split)
-        for rule in self.held_out.values():
-            if rule["of"] == split:
-                found = [one for number, one in enumerate(found, 1) if number % rule["every"]]
-        return found
+        return without_held_out(split, self.held_out, lambda part: self._source(cast(Split, part)))
 
     def _source(self, split: Split) -> list[Found]:
         """What the file or the hub has for a split, before any record is held out of it."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from anyformer.contracts import Metric, Sample, Score, Split, Task
 from anyformer.errors import ConfigError, unknown
@@ -20,6 +20,7 @@ from anyformer_tasks.language.dataset import Dataset
 from anyformer_tasks.language.judgement import TOKEN_BUDGET, prepared
 from anyformer_tasks.language.lengths import answered, slots
 from anyformer_tasks.ngram import LARGEST_ORDER, ngram_bits_per_byte
+from anyformer_tasks.samples import MadeSamples
 
 if TYPE_CHECKING:
     from anyformer.batch import Example
@@ -148,7 +149,7 @@ def _text(record: Mapping[str, Any], name: str, source: Dataset) -> str:
     return record[name]
 
 
-class Running(Sequence[Sample]):
+class Running(MadeSamples):
     """Windows of running texts, made when they are asked for: `size` characters and the one before them, from every
     `stride`-th character on. A shorter text is one window."""
 
@@ -160,16 +161,9 @@ class Running(Sequence[Sample]):
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        at = range(len(self))[index]
-        number = bisect.bisect_right(self.ends, at)
-        begin = self.stride * (at - (self.ends[number - 1] if number else 0))
+    def sample(self, index: int) -> Sample:
+        number = bisect.bisect_right(self.ends, index)
+        begin = self.stride * (index - (self.ends[number - 1] if number else 0))
         return _sample(self.texts, self.split, number, begin, begin + self.size + 1)
 
 

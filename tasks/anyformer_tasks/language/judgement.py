@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from anyformer.batch import Example, pack
 from anyformer.contracts import Sample, Score, Task, prepare
 from anyformer.evaluation.statistics import key
 from anyformer.model import ForwardPass, Model
-from anyformer.tokens import Tokens
+from anyformer.tokens import Stream, Tokens
 from anyformer_tasks.language.lengths import answered, slots
 from anyformer_tasks.language.measures import macro_f1
 
@@ -26,7 +26,12 @@ def prepared(name: str, task: Task, model: Model, samples: Sequence[Sample]) -> 
 
 def judged(model: Model, examples: Sequence[Example], stream: str) -> list[Tensor]:
     """float32[rows, width] for each example: what the stream's head says at each slot of its target."""
-    return answered(examples, slots, TOKEN_BUDGET, lambda batch: _judged(model, batch, stream))
+
+    def judge(batch: Sequence[Example]) -> list[Tensor]:
+        rows = _read(model, batch, stream, ForwardPass.read)
+        return list(rows.split([len(example.targets[stream].slots) for example in batch]))
+
+    return answered(examples, slots, TOKEN_BUDGET, judge)
 
 
 def label_scores(name: str, task: Task, model: Model, samples: Sequence[Sample]) -> Iterator[Score]:
@@ -48,18 +53,17 @@ def label_scores(name: str, task: Task, model: Model, samples: Sequence[Sample])
 def judged_whole(model: Model, examples: Sequence[Example], stream: str) -> list[Tensor]:
     """float32[width] for each example: what the stream's head says of all slots of its target together."""
 
-    @torch.no_grad()
     def judge(batch: Sequence[Example]) -> list[Tensor]:
-        forward = ForwardPass(model, pack(batch, model.rank).to(model.device))
-        (targets,) = forward.batch.targets.values()  # of one task
-        return list(forward.read_pooled(stream, targets[stream]).float().cpu())
+        return list(_read(model, batch, stream, ForwardPass.read_pooled))
 
     return answered(examples, slots, TOKEN_BUDGET, judge)
 
 
 @torch.no_grad()
-def _judged(model: Model, examples: Sequence[Example], stream: str) -> list[Tensor]:
+def _read(
+    model: Model, examples: Sequence[Example], stream: str, read: Callable[[ForwardPass, str, Stream], Tensor]
+) -> Tensor:
+    """float32[rows, width]: what the head says of a batch's targets, which are those of one task."""
     forward = ForwardPass(model, pack(examples, model.rank).to(model.device))
-    (targets,) = forward.batch.targets.values()  # of one task
-    rows = forward.read(stream, targets[stream]).float().cpu()
-    return list(rows.split([len(example.targets[stream].slots) for example in examples]))
+    (targets,) = forward.batch.targets.values()
+    return read(forward, stream, targets[stream]).float().cpu()

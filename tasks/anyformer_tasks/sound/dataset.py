@@ -13,12 +13,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from anyformer import presets
 from anyformer.contracts import SPLITS, Split
 from anyformer.errors import ConfigError, unknown
 from anyformer_tasks.files import content
+from anyformer_tasks.pages import HeldOut, read_page, without_held_out
 from anyformer_tasks.sound import elsewhere
 from anyformer_tasks.sound.clip import Clip
 
@@ -53,7 +51,7 @@ class SoundSet:
     parted: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, Mapping[Any, str]] = field(default_factory=dict)
     splits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    held_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    held_out: HeldOut = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         given = [kind for kind in ("files", "table", "torchaudio", "hub") if getattr(self, kind)]
@@ -70,19 +68,9 @@ class SoundSet:
     @classmethod
     def named(cls, name: str, data_dir: str = "") -> SoundSet:
         """The set of that name in configs/datasets/sound, or the one that the YAML file at that path describes."""
-        path = Path(name) if name.endswith((".yaml", ".yml")) else presets.find("datasets/sound", name)
-        try:
-            page = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"The data set {path} cannot be read ({reason}); expected a YAML file.") from error
-        if not isinstance(page, Mapping) or not page.get("origin"):
-            raise ConfigError(f"The data set {path} does not say enough; expected `origin`, and where its clips are.")
-        known = [f.name for f in fields(cls) if f.name not in ("name", "data_dir")]
-        for setting in page:
-            if setting not in known:
-                raise unknown(f"setting of the data set {path.stem!r}:", str(setting), known)
-        return cls(path.stem, data_dir=data_dir, **page)
+        settings = [f.name for f in fields(cls) if f.name not in ("name", "data_dir")]
+        own, page = read_page("datasets/sound", name, settings, where="where its clips are")
+        return cls(own, data_dir=data_dir, **page)
 
     def without(self, values: Mapping[str, Any]) -> SoundSet:
         """The set whose test split is what has all these values, and nothing else: a speaker, a fold."""
@@ -92,19 +80,12 @@ class SoundSet:
     def clips(self, split: Split) -> list[Clip]:
         """The split's clips: the same ones in the same order at every call. ConfigError says how to get a set that is
         not there, and names the file that is not as it should be."""
-        if split in self.held_out:
-            rule = self.held_out[split]
-            return self._found(rule["of"])[rule["every"] - 1 :: rule["every"]]
-        found = self._found(split)
-        for rule in self.held_out.values():
-            if rule["of"] == split:
-                found = [clip for number, clip in enumerate(found, 1) if number % rule["every"]]
-        return found
+        return without_held_out(split, self.held_out, self._found)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_all": {}}  # workers read their own
 
-    def _found(self, split: Split) -> list[Clip]:
+    def _found(self, split: str) -> list[Clip]:
         """Before any clip is held out of it."""
         if self.torchaudio or self.hub:
             chosen = self._read(split)

@@ -10,6 +10,7 @@ import numpy as np
 
 from anyformer.contracts import SPLITS, Sample, Split
 from anyformer.errors import ConfigError
+from anyformer_tasks.samples import MadeSamples
 from anyformer_tasks.sound.clip import Clip, Wave
 
 
@@ -41,7 +42,7 @@ class Joined:
             )
 
 
-class Recordings(Sequence[Sample]):
+class Recordings(MadeSamples):
     """The recordings of one split, each put together when it is asked for, from clips that are read once.
 
     told: what a clip says.
@@ -57,12 +58,7 @@ class Recordings(Sequence[Sample]):
     def __len__(self) -> int:
         return self.settings.train if self.split == "train" else self.settings.held_out
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
+    def sample(self, index: int) -> Sample:
         chosen, rng = self._drawn(index)
         return Sample(
             f"{self.split}-{index}",

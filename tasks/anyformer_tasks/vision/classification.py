@@ -16,6 +16,7 @@ from anyformer.objectives import Classification
 from anyformer_tasks.files import Record
 from anyformer_tasks.language.judgement import label_scores
 from anyformer_tasks.language.measures import macro_f1
+from anyformer_tasks.samples import MadeSamples
 from anyformer_tasks.vision.augmentation import augmentations, varied
 from anyformer_tasks.vision.dataset import PictureSet
 from anyformer_tasks.vision.picture import Pixels, pixels
@@ -104,7 +105,7 @@ class ImageClassification(Task):
         return augmentations(self.augment) if self.augment else None
 
 
-class Shown(Sequence[Sample]):
+class Shown(MadeSamples):
     """The samples of a split, each picture read when it is first asked for and then kept, as far as there is room."""
 
     def __init__(self, records: Sequence[Record], split: Split, size: int) -> None:
@@ -115,12 +116,7 @@ class Shown(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
+    def sample(self, index: int) -> Sample:
         values = {"image": self._picture(index), "label": str(self.records[index]["label"])}
         return Sample(f"{self.split}-{index}", values)
 
