@@ -60,8 +60,8 @@ def run(one: Reproduction, seed: int, data_dir: str | None, peers: bool) -> None
 
 
 def said(command: Sequence[str]) -> Line:
+    commit, changed = provenance.commit()  # before it runs: the checkout may move on meanwhile
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    commit, changed = provenance.commit()
     facts = provenance.machine()
     machine = f"{facts['processor']}, {facts['cores']} cores, torch {facts['torch']}"
     return {"commit": commit, **json.loads(done.stdout), "changed": changed, "machine": machine}

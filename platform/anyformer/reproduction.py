@@ -161,6 +161,7 @@ def reproduce(
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Train and judge every row; the result as one line of JSON would hold it. Checkpoints and reports go to `out`."""
+    commit, _ = provenance.commit()  # of the code that runs; hours later the checkout may hold another
     done: dict[str, Trained] = {}
     rows = []
     for name, steps in reproduction.rows.items():
@@ -185,7 +186,7 @@ def reproduce(
         "baseline": computed if reproduction.baseline is None else float(reproduction.baseline["value"]),
         "seed": seed,
         "cpu_seconds": round(cpu_seconds(), 2),
-        "commit": provenance.commit()[0],
+        "commit": commit,
     }
     return result | {"rows": [asdict(row) for row in rows]}
 
@@ -221,8 +222,13 @@ def judge(
             f"say which (`task:`): {', '.join(last.experiment.data['tasks'])}."
         )
     plan = {"seed": seed, "split": "test", "tasks": tasks, "baselines": reproduction.baseline is None}
-    plan |= {"data_dir": data_dir} if data_dir else {}
-    report = evaluate(load(last.checkpoint), plan, out / f"report-{_slug(name)}", checkpoint=str(last.checkpoint))
+    report = evaluate(
+        load(last.checkpoint),
+        plan,
+        out / f"report-{_slug(name)}",
+        data_dir=data_dir,
+        checkpoint=str(last.checkpoint),
+    )
     found = {result.metric: result for result in report.results}
     if reproduction.metric not in found:
         raise unknown("metric", reproduction.metric, found)
