@@ -63,6 +63,15 @@ def test_a_missed_bar_is_named(pages, bar, missed):
     assert ("missed" in pages.verdict(page(bar), found)) == missed
 
 
+def test_a_peer_must_have_been_timed_and_be_as_slow(pages):
+    bar, found = {"no_slower_than_peer": True}, [line(0, 0.82, cpu_seconds=50)]
+    assert "missed" in pages.verdict(page(bar), found), "no peer was run"
+    pages.keep("it.peer", {"name": "a peer", "value": 0.8, "seed": 0, "cpu_seconds": 49.0})
+    assert "missed" in pages.verdict(page(bar), found)
+    pages.keep("it.peer", {"name": "a peer", "value": 0.8, "seed": 0, "cpu_seconds": 50.0})
+    assert pages.verdict(page(bar), found) == "met"
+
+
 def test_a_newer_line_takes_the_place_of_the_older(pages, tmp_path):
     for one in (line(0, 0.7), line(1, 0.8), line(0, 0.9)):
         pages.keep("it", one)
