@@ -125,6 +125,15 @@ def _compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second", metavar="REPORT")
 
 
+def _chaos(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="*", help="of `anyformer chaos --list`")
+    parser.add_argument("--list", action="store_true", help="the trials, how many make the full figure, what they try")
+    parser.add_argument("--n", type=int, help="how many more (default: what the full figure lacks)")
+    parser.add_argument("--seed", type=int, default=0, help="other trials of the same kinds (default 0)")
+    parser.add_argument("--out", default="runs/chaos", metavar="DIR", help="the ledger's folder (default runs/chaos)")
+    parser.add_argument("--page", metavar="FILE", help="write what the ledger holds as a page of Markdown")
+
+
 COMMANDS: dict[str, Command] = {
     "demo": Command("train one backbone on four modalities, evaluate it, print the report", "demo", _demo),
     "fit": Command("train: --config FILE [--a.b=c …]; resume with --ckpt_path last", "fit", lambda p: None),
@@ -141,6 +150,7 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command("look inside: attention, memories, logit lens, heads, as one page", "inspect", _inspect),
     "convert": Command("published weights into a checkpoint, or the other way round", "convert", _convert),
     "check": Command("hold a tokenizer or task to its contract, imported weights to their reference", "check", _check),
+    "chaos": Command("try what is promised under faults, one process each, and keep count", "chaos", _chaos),
     "doctor": Command("versions, devices, plugins: what is broken and how to mend it", "doctor", lambda p: None),
 }  # fmt: skip
 

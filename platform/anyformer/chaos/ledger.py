@@ -1,0 +1,130 @@
+"""The record of all trials, one line of JSON each, and the page that is written from it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from anyformer.chaos.trial import Trial
+from anyformer.errors import ConfigError
+
+FILE = "ledger.jsonl"
+SHOWN = 5  # failures of a trial that the page tells
+RANGE = 10**6  # numbers that belong to one seed
+
+
+@dataclass(frozen=True)
+class Line:
+    """How trial number `index` ended. failure: empty if the promise was kept."""
+
+    trial: str
+    index: int
+    failure: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    commit: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.failure
+
+
+class Ledger:
+    """Lines in a folder. Of several lines of one trial's number the last one counts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / FILE
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
+        except OSError as error:
+            raise ConfigError(f"--out {folder}: cannot be used ({error.strerror}). Name another folder.") from error
+        self.lines = [line for part in text.splitlines() if (line := _line(part)) is not None]
+        self._cut_short = bool(text) and not text.endswith("\n")
+
+    def add(self, line: Line) -> None:
+        """Written before the next trial begins; a line that a crash cut short is passed over by the next reader."""
+        with open(self.file, "a", encoding="utf-8") as file:
+            file.write("\n" * self._cut_short + json.dumps(asdict(line)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._cut_short = False
+        self.lines.append(line)
+
+    def of(self, name: str) -> dict[int, Line]:
+        """A trial's latest lines by number."""
+        return {line.index: line for line in self.lines if line.trial == name}
+
+    def next(self, name: str, count: int, seed: int = 0) -> list[int]:
+        """Which numbers come next: those that failed, then new ones."""
+        known, first = self.of(name), seed * RANGE
+        failed = sorted(index for index, line in known.items() if not line.passed and index // RANGE == seed)
+        new = (index for index in range(first, first + RANGE) if index not in known)
+        return [*failed, *(next(new) for _ in range(max(0, count - len(failed))))][:count]
+
+    def left(self, trial: Trial, seed: int = 0) -> int:
+        """How many are wanting to the full figure, with those that failed."""
+        passed = sum(line.passed for line in self.of(trial.name).values() if line.index // RANGE == seed)
+        return max(0, trial.target - passed)
+
+
+def _line(text: str) -> Line | None:
+    try:
+        return Line(**json.loads(text))
+    except (ValueError, TypeError):
+        return None
+
+
+def page(ledger: Ledger, trials: Iterable[Trial], machine: str = "") -> str:
+    """Markdown: a row for each trial, what kinds there were, and what failed."""
+    rows, kinds, failures = [], [], []
+    for trial in trials:
+        lines = list(ledger.of(trial.name).values())
+        if not lines:
+            rows.append(f"| `{trial.name}` | {trial.promise} | 0 | 0 | {trial.target:,} | | |")
+            continue
+        bad = [line for line in lines if not line.passed]
+        once = len({line.index for line in ledger.lines if line.trial == trial.name and not line.passed}) - len(bad)
+        told = f"{len(bad)}" + (f" ({once} more failed before what they found was mended)" if once else "")
+        seconds = sum(line.seconds for line in lines) / len(lines)
+        commits = list(dict.fromkeys(_short(line.commit) for line in lines if line.commit))
+        shown = ", ".join(commits[-2:]) + (f" and {len(commits) - 2} before" if len(commits) > 2 else "")
+        counts = f"{len(lines):,} | {told} | {trial.target:,} | {seconds:.2g}"
+        rows.append(f"| `{trial.name}` | {trial.promise} | {counts} | {shown} |")
+        if noted := _kinds(lines):
+            kinds.append(f"- `{trial.name}`: {noted}")
+        failures += [f"- `{trial.name}` number {line.index}: {line.failure}" for line in bad[:SHOWN]]
+    return "\n".join(
+        [
+            "# Promises under faults",
+            "",
+            "Each row is a promise, tried by `anyformer chaos NAME`; `anyformer chaos --list` says what there is. This",
+            "page is written from the ledger of trials by `anyformer chaos --page FILE`.",
+            *(["", f"Machine: {machine}."] if machine else []),
+            "",
+            "| trial | what is promised | tried | failed | full figure | s each | commits |",
+            "|---|---|---:|---:|---:|---:|---|",
+            *rows,
+            *(["", "## What was tried", "", *kinds] if kinds else []),
+            *(["", "## What failed", "", *failures] if failures else []),
+            "",
+        ]
+    )
+
+
+def _short(commit: str) -> str:
+    return commit[:10] + "+" * commit.endswith("+")  # with changes that were not committed
+
+
+def _kinds(lines: list[Line]) -> str:
+    """`moment: inside a save 12, training 31; start: cold 3, warm 40`."""
+    names = dict.fromkeys(name for line in lines for name in line.notes)
+    told = []
+    for name in names:
+        counts = Counter(line.notes[name] for line in lines if name in line.notes)
+        told.append(f"{name}: " + ", ".join(f"{kind} {count:,}" for kind, count in sorted(counts.items())))
+    return "; ".join(told)
