@@ -12,7 +12,7 @@ from sentences import IDS, ORDINARY, SPEC, counting, ids, learned, names, ready,
 from anyformer.batch import Example, counted, pack
 from anyformer.errors import ConfigError, LimitError, SampleError
 from anyformer.objectives import Continuation, Denoising, SpanCorruption
-from anyformer.tokens import StreamSpec
+from anyformer.tokens import StreamSpec, Tokens
 
 SENTENCE = "Thank you for inviting me to your party last week ."
 LONG = StreamSpec.discrete("text", 1000, end=1, special={"pad": 0, **{f"sentinel_{i}": 900 + i for i in range(100)}})
@@ -208,8 +208,14 @@ def test_bad_settings_and_texts():
         ready(SpanCorruption()).prepare({"text": tokens("class end")}, rng)
     with pytest.raises(SampleError, match=r"needs the field 'text'; the sample has \['other'\]"):
         ready(SpanCorruption()).prepare({"other": tokens("Thank you")}, rng)
-    with pytest.raises(SampleError, match=r"has one value; expected two"):
-        ready(Continuation()).prepare({"text": tokens("Thank end")}, rng)
+    endless = StreamSpec.discrete("text", 9, special={"pad": 0})
+    with pytest.raises(SampleError, match=r"is empty, and the stream has no end to say"):
+        ready(Continuation(start="pad"), spec=endless).prepare({"text": Tokens.of("text", torch.tensor([3]))}, rng)
+
+
+def test_one_value_is_continued_by_the_end_of_its_text():
+    example = ready(Continuation()).prepare({"text": tokens("Thank end")}, np.random.default_rng(0))
+    assert (names(source_of(example)), names(target_of(example))) == ("Thank", "end")
 
 
 @pytest.mark.parametrize(

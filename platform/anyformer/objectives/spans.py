@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from anyformer.batch import Example
-from anyformer.errors import ConfigError, LimitError, SampleError
+from anyformer.errors import ConfigError, LimitError
 from anyformer.objectives.across import OfOneText, inner
 from anyformer.objectives.choosing import Choice, choice_of
 from anyformer.objectives.knowing import fraction
@@ -97,7 +97,7 @@ def _opens(taken: np.ndarray) -> np.ndarray:
 @dataclass
 class Continuation(OfOneText):
     """The rest of a text from its beginning, cut anywhere (T5's prefix language modelling for an encoder-decoder,
-    arXiv:1910.10683 table 3; on one axis it is the objective `prefix`).
+    arXiv:1910.10683 table 3; on one axis it is the objective `prefix`). One value is continued by the text's end.
 
     text: the field. start: the role of the value that opens the target.
     """
@@ -108,7 +108,5 @@ class Continuation(OfOneText):
     def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
         values = self.stream(tokens).values.numpy()
         text = inner(values, self._symbols.are_ordinary(values))
-        if text.stop - text.start < 2:
-            raise SampleError(f"A text in the field {self.text!r} has one value; expected two, to cut it between them.")
-        cut = int(rng.integers(text.start + 1, text.stop))
+        cut = int(rng.integers(text.start + 1, max(text.stop, text.start + 2)))
         return self.example(values[:cut], values[cut:])
