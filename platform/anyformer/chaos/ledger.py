@@ -85,15 +85,15 @@ def page(ledger: Ledger, trials: Iterable[Trial], machine: str = "") -> str:
     for trial in trials:
         lines = list(ledger.of(trial.name).values())
         if not lines:
-            rows.append(f"| `{trial.name}` | {trial.promise} | 0 | 0 | {trial.target:,} | | |")
+            rows.append(f"| `{trial.name}` | {trial.promise} | 0 | 0 | {trial.target * trial.cases:,} | | |")
             continue
         bad = [line for line in lines if not line.passed]
         once = len({line.index for line in ledger.lines if line.trial == trial.name and not line.passed}) - len(bad)
         told = f"{len(bad)}" + (f" ({once} more failed before what they found was mended)" if once else "")
-        seconds = sum(line.seconds for line in lines) / len(lines)
+        seconds = sum(line.seconds for line in lines) / (len(lines) * trial.cases)
         commits = list(dict.fromkeys(_short(line.commit) for line in lines if line.commit))
         shown = ", ".join(commits[-2:]) + (f" and {len(commits) - 2} before" if len(commits) > 2 else "")
-        counts = f"{len(lines):,} | {told} | {trial.target:,} | {seconds:.2g}"
+        counts = f"{len(lines) * trial.cases:,} | {told} | {trial.target * trial.cases:,} | {seconds:.2g}"
         rows.append(f"| `{trial.name}` | {trial.promise} | {counts} | {shown} |")
         if noted := _kinds(lines):
             kinds.append(f"- `{trial.name}`: {noted}")

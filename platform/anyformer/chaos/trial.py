@@ -28,7 +28,8 @@ class Outcome:
 class Trial:
     """promise: one line. target: the full figure. place: `module:function` of `run(index, folder) -> Outcome`.
 
-    quick: how many of them the project's own tests try. seconds: after these a trial has failed.
+    quick: how many of them the project's own tests try. seconds: after these a trial has failed. cases: how many cheap
+    cases (altered files, for instance) one trial goes through; figures are told in cases.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Trial:
     place: str
     quick: int = 2
     seconds: float = 120.0
+    cases: int = 1
 
     def load(self) -> Callable[[int, Path], Outcome]:
         """The function; this imports what it needs."""

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _list() -> int:
     width = max(map(len, TRIALS))
     for trial in TRIALS.values():
-        print(f"{trial.name:<{width}}  {trial.target:>6,}  {trial.promise}")
+        print(f"{trial.name:<{width}}  {trial.target * trial.cases:>6,}  {trial.promise}")
     return 0
 
 
@@ -58,7 +58,8 @@ def _try(trial: Trial, count: int | None, seed: int, ledger: Ledger) -> int:
     known = ledger.of(trial.name).values()
     print(
         f"{trial.name}: {len(numbers) - failed} of {len(numbers)} kept; with earlier calls "
-        f"{sum(line.passed for line in known)} of {len(known)}, full figure {trial.target:,}",
+        f"{sum(line.passed for line in known)} of {len(known)}, full figure {trial.target:,}"
+        + (f", of {trial.cases} cases each" if trial.cases > 1 else ""),
         flush=True,
     )
     return failed
