@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -32,6 +33,9 @@ class Example:
     slot; a sequence target (CTC) and a pooled one (classification) differ in number and say so in `items`.
     `prefix` leading slots see each other in both directions; 0 is causal, `tokens.length` bidirectional.
     `source` is the sequence on the other axis, which an encoder reads and this one attends to.
+    `apart` are further sequences of the same sample, which neither see this one nor are seen by it (a picture's
+    caption, where the two are to be compared); in a batch they stand behind all that they belong to. The slots of its
+    targets count on through them, so that one target may be read from several sequences.
     """
 
     tokens: Tokens
@@ -40,12 +44,22 @@ class Example:
     task: str = ""
     key: str = ""
     source: Example | None = None
+    apart: tuple[Example, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Slots on both axes, of all its sequences."""
+        return self.tokens.length + sum(other.size for other in self._others)
 
     @property
     def bytes(self) -> int:
         """Of its values; slots and positions are of the same order."""
         own = [*self.tokens.streams.values(), *self.targets.values()]
-        return sum(stream.values.nbytes for stream in own) + (0 if self.source is None else self.source.bytes)
+        return sum(stream.values.nbytes for stream in own) + sum(other.bytes for other in self._others)
+
+    @property
+    def _others(self) -> list[Example]:
+        return [*self.apart, *([] if self.source is None else [self.source])]
 
 
 @dataclass(frozen=True)
@@ -110,18 +124,22 @@ def pack(examples: Sequence[Example], rank: int | None = None, pad_to: int | Non
     """
     if not examples:
         raise ConfigError("Cannot pack an empty list of examples; expected at least one.")
+    firsts = len(examples)
+    examples = [*examples, *(replace(each, task=e.task, key=e.key) for e in examples for each in e.apart)]
     lengths = tuple(example.tokens.length for example in examples)
     rank = rank or max(example.tokens.positions.shape[1] for example in examples)
     padding = _padding(sum(lengths), pad_to)
     streams: dict[str, list[Stream]] = {}
     targets: dict[str, dict[str, list[Stream]]] = {}
-    start = 0
-    for example in examples:
+    starts = (0, *itertools.accumulate(lengths))
+    apart = zip(starts[firsts:], lengths[firsts:], strict=False)
+    for example, start in zip(examples, starts, strict=False):
+        others = list(itertools.islice(apart, len(example.apart)))
         for name, stream in example.tokens.streams.items():
             streams.setdefault(name, []).append(stream.shifted(start))
         for name, target in example.targets.items():
-            targets.setdefault(example.task, {}).setdefault(name, []).append(target.shifted(start))
-        start += example.tokens.length
+            laid = _across(target, [(start, example.tokens.length), *others]) if others else target.shifted(start)
+            targets.setdefault(example.task, {}).setdefault(name, []).append(laid)
     packed_targets = {
         task: {name: Stream.joined(pieces) for name, pieces in named.items()} for task, named in targets.items()
     }
@@ -156,6 +174,11 @@ def within(items: Iterable[T], budget: int, size: Callable[[T], int]) -> Iterato
         held += size(item)
     if run:
         yield run
+
+
+def _across(target: Stream, sequences: Iterable[tuple[int, int]]) -> Stream:
+    """A target whose slots count on through several sequences, (start, length) of each."""
+    return replace(target, slots=torch.cat([torch.arange(at, at + length) for at, length in sequences])[target.slots])
 
 
 def _pack_sources(examples: Sequence[Example], padding: int) -> Batch | None:

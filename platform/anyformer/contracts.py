@@ -163,7 +163,13 @@ class Loss:
 
 @dataclass
 class Objective(Configured, ABC):
-    """What is predicted from what. `prepare` runs on a data worker, `loss` on the device."""
+    """What is predicted from what. `prepare` runs on a data worker, `loss` on the device.
+
+    coupled: its loss compares the samples of a batch with each other, over all ranks; it is then asked of every rank at
+    every training step, with no targets where a rank's batch has none.
+    """
+
+    coupled: ClassVar[bool] = False
 
     @abstractmethod
     def predicts(self, specs: Mapping[str, Sequence[StreamSpec]]) -> list[str]:
@@ -197,6 +203,11 @@ class Objective(Configured, ABC):
 
         A sample without the field to be predicted gives the prompt: the same example with no targets.
         """
+
+    def read(self, forward: ForwardPass, name: str, target: Stream) -> Tensor:
+        """What the model says of a target of this stream, where `loss` reads it: a row for each value. Those who judge
+        a model read it here. By default as `ForwardPass.read_each` says."""
+        return forward.read_each(name, target)
 
     @abstractmethod
     def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:

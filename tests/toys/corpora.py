@@ -232,10 +232,34 @@ def sign_language_digits(folder: Path, rng: np.random.Generator) -> None:
             Image.fromarray(picture).save(own / f"IMG_{number}.JPG")
 
 
+def emojitwo(folder: Path, rng: np.random.Generator) -> None:
+    """Discs and squares of seven colours, each also in two tones of skin; transparent around them."""
+    own, told = folder / "emojitwo96" / "png" / "96", {}
+    own.mkdir(parents=True, exist_ok=True)
+    for number, (name, colour) in enumerate(DRAWN.items()):
+        for shape in ("disc", "square"):
+            for tone in ("", "-1f3fb", "-1f3ff"):
+                code = f"1f{600 + 2 * number + (shape == 'disc')}{tone}"
+                there = np.hypot(*(np.indices((96, 96)) - 48)) < 40 if shape == "disc" else np.ones((96, 96), bool)
+                there[:8] = there[-8:] = bool(tone)
+                picture = np.zeros((96, 96, 4), np.uint8)
+                picture[there] = (*colour, 255)
+                Image.fromarray(picture).save(own / f"{code}.png")
+                said = f"{name} {shape}{' light' * (tone == '-1f3fb')}{' dark' * (tone == '-1f3ff')}"
+                told[code] = {"name": said, "keywords": [name, some(rng, GOOD)] if not tone else []}
+    _write(folder / "emojitwo96" / "emoji.json", json.dumps(told))
+
+
+DRAWN = {
+    "red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "black": (10, 10, 10),
+    "grey": (120, 120, 120), "yellow": (230, 230, 20), "pink": (240, 130, 200),
+}  # fmt: skip
+
+
 SETS: tuple[Callable[[Path, np.random.Generator], None], ...] = (
     sst2, sick, banking77, wnut17, xquad, multi30k, tinyshakespeare, wikitext_2, cnn_dailymail,
     fsdd, yesno, ljspeech_mini, esc10,
-    fashion_mnist, sign_language_digits,
+    fashion_mnist, sign_language_digits, emojitwo,
 )  # fmt: skip
 
 

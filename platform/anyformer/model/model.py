@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from types import EllipsisType
 from typing import Any
@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 
 from anyformer.architecture import Architecture, HeadConfig, StackConfig
 from anyformer.batch import Example, pack, within
 from anyformer.contracts import Sample, Task, Tokenizer, prepare
 from anyformer.errors import ConfigError, TokenizerError, unknown
 from anyformer.model.beam import Beams, Hypothesis, search
-from anyformer.model.network import Network
+from anyformer.model.network import ForwardPass, Network, pooled
 from anyformer.model.sampling import GREEDY, Said
 from anyformer.model.saying import Strategy, say
 from anyformer.model.session import Session
@@ -157,28 +158,55 @@ class Model(Network):
         return [tokenizer.decode(tokens) for tokens in answers]
 
     @torch.no_grad()
-    def log_likelihoods(self, examples: Sequence[Example], token_budget: int = 8192) -> list[tuple[float, int]]:
-        """For each example, the sum of log probabilities (nats) of its discrete targets, and their number."""
+    def vectors(self, examples: Sequence[Example]) -> Float[torch.Tensor, "examples dim"]:
+        """Where each sequence stands: the mean of its hidden states, of length 1. What `contrastive` brings together,
+        and what retrieval compares. One batch."""
+        batch = pack(examples, self.rank).to(self.device)
+        lengths = torch.tensor(batch.mask.queries, device=self.device)
+        whole = Stream(lengths, torch.arange(batch.tokens, device=self.device), torch.stack((lengths, lengths), 1))
+        return F.normalize(pooled(self(batch), whole).float(), dim=-1)
+
+    @torch.no_grad()
+    def log_likelihoods(
+        self, examples: Sequence[Example], token_budget: int = 8192, read: Reading = ForwardPass.read_each
+    ) -> list[tuple[float, int]]:
+        """For each example, the sum of log probabilities (nats) of its discrete targets and places, and their number.
+
+        read: what the model says of a target, a row for each value; an objective's own `read`, where it has one.
+        ConfigError for targets that have no probabilities.
+        """
         found: list[tuple[float, int]] = []
-        for part in within(examples, token_budget, lambda example: example.tokens.length):
-            batch = pack(part, self.rank).to(self.device)
-            hidden = self(batch)
+        for part in within(examples, token_budget, lambda example: example.size):
+            forward = ForwardPass(self, pack(part, self.rank).to(self.device))
+            of = _example_of_slots(part).to(self.device)
             sums = torch.zeros(len(part), dtype=torch.float64, device=self.device)
             counts = torch.zeros(len(part), dtype=torch.int64, device=self.device)
-            document = batch.mask.document_of(batch.mask.queries).to(self.device)
-            for targets in batch.targets.values():
+            for targets in forward.batch.targets.values():
                 for name, target in targets.items():
-                    nats = self._log_probabilities(name, hidden, target)
-                    of = document[target.slots]
-                    sums.index_add_(0, of, nats.double())
-                    counts.index_add_(0, of, torch.ones_like(of))
+                    nats = _log_probabilities(read(forward, name, target), name, target)
+                    values, slots = target.items.unbind(1)
+                    whose = of[target.slots[slots.cumsum(0) - slots]].repeat_interleave(values)
+                    sums.index_add_(0, whose, nats.double())
+                    counts.index_add_(0, whose, torch.ones_like(whose))
             found += zip(sums.tolist(), counts.tolist(), strict=True)
         return found
 
-    def _log_probabilities(self, name: str, hidden: torch.Tensor, target: Stream) -> torch.Tensor:
-        if not self.specs[name].is_discrete:
-            raise ConfigError(f"Stream {name!r} is continuous; only discrete values have probabilities here.")
-        return -F.cross_entropy(self.read(name, hidden[target.slots]).float(), target.values, reduction="none")
+
+Reading = Callable[[ForwardPass, str, Stream], torch.Tensor]
+
+
+def _log_probabilities(said: torch.Tensor, name: str, target: Stream) -> torch.Tensor:
+    if target.values.is_floating_point():
+        raise ConfigError(f"Stream {name!r} is continuous; only discrete values have probabilities here.")
+    return -F.cross_entropy(said.float(), target.values, reduction="none")
+
+
+def _example_of_slots(examples: Sequence[Example]) -> torch.Tensor:
+    """int64[tokens]: which of these each slot of their batch belongs to; what is apart stands behind them all."""
+    lengths = [(i, one.tokens.length) for i, one in enumerate(examples)]
+    lengths += [(i, other.tokens.length) for i, one in enumerate(examples) for other in one.apart]
+    whose, sizes = torch.tensor(lengths).unbind(1)
+    return whose.repeat_interleave(sizes)
 
 
 def _plain_heads(names: Sequence[str], specs: Sequence[StreamSpec], tie: bool) -> dict[str, HeadConfig]:

@@ -113,9 +113,11 @@ class Case:
         clause = self.clause("its objective fits its fields", "objective.predicts names streams of the fields.")
         streams = [spec.name for specs in self.specs.values() for spec in specs]
         with clause.sound(f"some of the streams {streams}"):
-            heads = self.task.objective.predicts(self.specs)
-            clause.require(bool(heads) and set(heads) <= set(streams), f"some of the streams {streams}", heads)
-        return heads
+            objective = self.task.objective
+            heads = objective.predicts(self.specs)
+            enough = bool(heads) or objective.coupled  # hidden states that are compared need no head
+            clause.require(enough and set(heads) <= set(streams), f"some of the streams {streams}", heads)
+        return heads or streams
 
 
 def _require_declarations(plugin: str, task: Task) -> None:
@@ -181,7 +183,7 @@ def prepares(case: Case) -> None:
         _require_lengths(clause, case, sample, example)
         clause.require(_alike(example, again), f"sample {sample.id!r} twice alike for one key", "a difference")
         specs = [spec for streams in case.specs.values() for spec in streams]
-        for axis in _axes(example):
+        for axis in _sequences(example):
             require_well_formed(case.plugin, specs, axis.tokens, f"sample {sample.id!r}")
         _require_targets(clause, sample, example, heads)
     pack([case.prepared(sample) for sample in case.each])
@@ -193,26 +195,39 @@ def _require_lengths(clause: Clause, case: Case, sample: Sample, example: Exampl
     lengths = {f: case.tokenizers[case.task.fields[f]].length(raw) for f, raw in sample.values.items()}
     found = {field: tokens.length for field, tokens in encoded.items()}
     clause.require(found == lengths, f"fields of {lengths} slots in sample {sample.id!r}", f"{found}")
-    most, slots = ready(case.task, case.tokenizers).length(lengths), sum(a.tokens.length for a in _axes(example))
+    most, slots = ready(case.task, case.tokenizers).length(lengths), example.size
     clause.require(slots <= most, f"at most {most} slots from sample {sample.id!r}, as objective.length says", slots)
 
 
-def _axes(example: Example) -> list[Example]:
-    return [example] if example.source is None else [example, example.source]
+def _sequences(example: Example) -> list[Example]:
+    """It and what is apart from it, on both axes."""
+    each = [example, *example.apart]
+    return [axis for one in each for axis in ([one] if one.source is None else [one, one.source])]
 
 
 def _alike(one: Example, other: Example) -> bool:
-    if (one.source is None) != (other.source is None) or one.prefix != other.prefix:
+    sequences = _sequences(one), _sequences(other)
+    if [each.prefix for each in sequences[0]] != [each.prefix for each in sequences[1]]:
         return False
-    targets = (replace(example.tokens, streams=example.targets) for example in (one, other))
-    pairs = zip(_axes(one), _axes(other), strict=True)
-    return equal_tokens(*targets) and all(equal_tokens(a.tokens, b.tokens) for a, b in pairs)
+    return all(
+        equal_tokens(a.tokens, b.tokens)
+        and equal_tokens(*(replace(each.tokens, streams=each.targets) for each in (a, b)))
+        for a, b in zip(*sequences, strict=True)
+    )
 
 
 def _require_targets(clause: Clause, sample: Sample, example: Example, heads: Sequence[str]) -> None:
-    length = example.tokens.length
     clause.require(bool(example.targets), f"something to predict in sample {sample.id!r}", "no targets")
-    clause.require(0 <= example.prefix <= length, f"a prefix within {length} slots", example.prefix)
+    lengths = [one.tokens.length for one in (example, *example.apart)]
+    _require_inside(clause, sample, example, sum(lengths), heads)
+    for one, length in zip(example.apart, lengths[1:], strict=True):
+        _require_inside(clause, sample, one, length, heads)
+
+
+def _require_inside(clause: Clause, sample: Sample, example: Example, length: int, heads: Sequence[str]) -> None:
+    """Targets lie in the `length` slots that they may be read from."""
+    own = example.tokens.length
+    clause.require(0 <= example.prefix <= own, f"a prefix within {own} slots", example.prefix)
     for name, target in example.targets.items():
         clause.require(name in heads, f"targets of the streams that predicts() names, {heads}", repr(name))
         slots = target.slots
@@ -223,7 +238,7 @@ def _require_targets(clause: Clause, sample: Sample, example: Example, heads: Se
 def prompts(case: Case) -> None:
     """A sample without the field to be predicted is a prompt, or one of anyformer's errors says why not."""
     clause = case.clause("prompts", "objective.prepare gives the same example without targets.")
-    heads = set(case.heads())
+    heads = set(case.task.objective.predicts(case.specs))
     predicted = {field for field, specs in case.specs.items() if heads & {spec.name for spec in specs}}
     for sample in case.each:
         kept = {field: raw for field, raw in sample.values.items() if field not in predicted}
@@ -255,13 +270,14 @@ def scores(case: Case) -> None:
 
 def _tiny(case: Case) -> Model:
     """With an encoder where samples have a source."""
+    heads = case.task.objective.predicts(case.specs)
     if all(case.prepared(sample).source is None for sample in case.each):
-        return Model(case.tokenizers, TINY, case.heads())
+        return Model(case.tokenizers, TINY, heads)
     streams = [
         spec.name for spec in spec_table(s for specs in case.specs.values() for s in specs).values() if spec.input
     ]
     recipe = ["attention", "cross_attention", "feed_forward"]
-    return Model(case.tokenizers, {**TINY, "recipe": recipe}, case.heads(), encoder=TINY, source=streams)
+    return Model(case.tokenizers, {**TINY, "recipe": recipe}, heads, encoder=TINY, source=streams)
 
 
 def has_baselines_of_its_metrics(case: Case) -> None:

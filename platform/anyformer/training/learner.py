@@ -13,9 +13,10 @@ from anyformer.architecture import read
 from anyformer.batch import SLOTS, Batch, Counts
 from anyformer.checkpoint import begin_with, check_tokenizers, describe, load, tokenizer_files
 from anyformer.contracts import Loss
-from anyformer.errors import ConfigError, NonFiniteError
+from anyformer.errors import ConfigError
 from anyformer.model import ForwardPass, Model
 from anyformer.training.data import Mixture
+from anyformer.training.finite import make_policy
 from anyformer.training.mixture import keyed
 from anyformer.training.schedules import make_schedule
 from anyformer.training.tally import Tally, Term, task_means
@@ -36,6 +37,8 @@ class Learner(L.LightningModule):
     start_layers: which blocks of that checkpoint the backbone's begin with, counted from 0; by default the first.
     lr, betas, weight_decay: of fused AdamW; weights with two or more axes decay, norms and biases do not.
     schedule: `{"type": "warmup_cosine" | "inverse_square_root" | "constant", ...}`.
+    not_finite: what to do about a NaN or an infinity, before it reaches a weight: `{"type": "stop"}` (default),
+    `{"type": "skip", "most": 10}` or `{"type": "roll_back", "every": 100, "most": 3}`.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Learner(L.LightningModule):
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.1,
         schedule: dict[str, Any] | None = None,
+        not_finite: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if (backbone is None and preset is None) == (model is None):
@@ -64,6 +68,7 @@ class Learner(L.LightningModule):
         self.backbone, self.tie, self.scale, self._model = backbone or {}, tie, scale, model
         self.lr, self.betas, self.weight_decay = lr, tuple(betas), weight_decay
         self.schedule = schedule or {"type": "warmup_cosine"}
+        self.finite = make_policy(not_finite or {})
         self.tally, self.held_out = Tally(), Tally()
         self.beside, self._joined = nn.ModuleList(), None
         self._window: list[Batch] = []  # the micro-batches since the last update
@@ -141,6 +146,7 @@ class Learner(L.LightningModule):
         _seed(self._key("dropout", self.global_step, batch_idx % accumulation, self.global_rank), self.device)
         if batch_idx % accumulation == 0:
             self._window = []
+            self.finite.begin(self)
         self._window.append(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
@@ -148,22 +154,23 @@ class Learner(L.LightningModule):
         losses = self.losses(forward)
         counts = self._counts_everywhere(batch.counts)
         weights = self.mixture.loss_weights
-        terms = [weights[t] * loss.mean(counts[t]) for t, loss in losses.items()]
+        terms = [weights[t] * loss.mean(counts[t]) for t, loss in losses.items() if any(counts.get(t, {}).values())]
         total = torch.stack(terms).sum() if terms else forward.hidden.sum() * 0
         if self.trainer.world_size > 1:  # all ranks must use the same weights, or the gradient exchange waits for ever
             total = total + sum(parameter.sum() * 0 for parameter in self.beside.parameters())
-        if not bool(torch.isfinite(total)):
-            bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss.mean()))] or list(losses)
-            raise self._not_finite(f"The loss of {', '.join(bad)}", bad, [batch])
         # Lightning divides by the accumulation and averages over ranks; the counts have done both already
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
         balance = torch.stack(forward.balance).sum() if forward.balance else 0.0  # of this micro-batch: a plain mean
-        return {"loss": total * scale + balance, "losses": losses}
+        total = total * scale + balance
+        return {"loss": total, "losses": self.finite.sound(batch, total, losses)}
 
     def losses(self, forward: ForwardPass) -> dict[str, Loss]:
-        """Each present task's loss, from one shared pass."""
-        targets = forward.batch.targets
-        return {name: self.mixture.tasks[name].objective.loss(forward, t) for name, t in targets.items()}
+        """Each present task's loss, from one shared pass; of those that all ranks must compute together, absent or not,
+        in the same order everywhere."""
+        there, ranks = forward.batch.targets, self.trainer.world_size if self.training else 1
+        objectives = {name: task.objective for name, task in self.mixture.tasks.items()}
+        asked = [name for name, objective in objectives.items() if name in there or (objective.coupled and ranks > 1)]
+        return {name: objectives[name].loss(forward, there.get(name, {})) for name in asked}
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self.tally.add(batch, outputs["losses"])
@@ -210,29 +217,24 @@ class Learner(L.LightningModule):
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Lightning calls this before every update, clipping or not."""
-        by_norm = gradient_clip_val and gradient_clip_algorithm in (None, "norm")
-        if by_norm:
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        if not self.finite.agrees(self, optimizer, norm, self._window):
+            return
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
         else:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None  # fp16: it skips such steps itself
-        if not scaled and not bool(torch.isfinite(norm)):
-            bad = next(
-                (n for n, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()), ""
-            )
-            tasks = list(dict.fromkeys(task for batch in self._window for task in batch.targets))
-            raise self._not_finite(f"The gradient of {bad or 'the model'} from {', '.join(tasks)}", tasks, self._window)
-        if not by_norm:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A run goes on only with the tokenizers it began with; CheckpointError says what differs."""
         check_tokenizers(checkpoint["anyformer"]["path"], self.mixture.tokenizers)
+        self.finite.restore(checkpoint.get("not_finite", {}))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["anyformer"] = {
             "config": describe(self.model), "files": tokenizer_files(self.model.tokenizers)
         }  # fmt: skip
+        checkpoint["not_finite"] = self.finite.state()
 
     def _key(self, *keys: int | str) -> int:
         """A seed that depends on the mixture's seed and these keys alone."""
@@ -256,16 +258,6 @@ class Learner(L.LightningModule):
         terms = [(task, over) for task in self.mixture.tasks for over in (None, SLOTS, *self.model.specs)]
         here = torch.tensor([float(numbers.get(term, 0.0)) for term in terms], device=self.device)
         return dict(zip(terms, self.trainer.strategy.reduce(here, reduce_op="sum").tolist(), strict=True))
-
-    def _not_finite(self, what: str, tasks: list[str], batches: list[Batch]) -> NonFiniteError:
-        keys = [
-            f"{task} {key}" for batch in batches
-            for task, key in zip(batch.tasks, batch.keys, strict=True) if task in tasks
-        ]  # fmt: skip
-        return NonFiniteError(
-            f"{what} is not finite at step {self.global_step}; the update was not applied. "
-            f"Samples: {', '.join(keys[:8])}{' …' if len(keys) > 8 else ''}. Lower lr, or mend them."
-        )
 
 
 def _seed(seed: int, device: torch.device) -> None:

@@ -128,11 +128,11 @@ class Dataset:
         if isinstance(given, Mapping):
             return self._parallel(given)
         headless = bool(self.fields) and all(isinstance(column, int) for column in self.fields.values())
-        reader = FORMATS[self.format][headless]
+        reader = self.formats[self.format][headless]
         return reader(self._text(given), str(self._folder / given))
 
     def _parallel(self, files: Mapping[str, str]) -> Iterator[Found]:
-        reader = FORMATS[self.format][0]
+        reader = self.formats[self.format][0]
         found = {name: list(reader(self._text(file), str(self._folder / file))) for name, file in files.items()}
         (first, rows), *others = found.items()
         for name, other in others:
