@@ -1,7 +1,9 @@
-"""What is only predicted: a name out of a few, one for each word, or where an answer begins and ends.
+"""What is only predicted: a name out of a few, one for each word, which of several answers is right, or where an answer
+begins and ends.
 
     LabelTokenizer(names=["no", "yes"]).encode("yes")                →  int64[1]: 1
     LabelsTokenizer(names=["noun", "verb"]).encode(["noun", "verb"])  →  int64[2]: 0, 1
+    ChoiceTokenizer().encode(2)                                       →  float32[1, 1]
     SpanTokenizer().encode((3, 5))                                    →  float32[1, 1] in each of its two streams
 
 An objective takes these values as targets; they never stand in a sequence that a model reads.
@@ -129,10 +131,41 @@ class LabelsTokenizer(LabelTokenizer):
 
 
 @dataclass
+class ChoiceTokenizer(Tokenizer):
+    """The place of the right answer among those of a sample, from 0 ⇄ a row: samples may have any number of them, and a
+    model says one number of each."""
+
+    name: str = "choice"
+
+    @property
+    def streams(self) -> tuple[StreamSpec, ...]:
+        return (StreamSpec.continuous(self.name, 1, input=False),)
+
+    def encode(self, raw: Any) -> Tokens:
+        return Tokens.of(self.name, torch.tensor([[float(self._checked(raw))]]))
+
+    def decode(self, tokens: Tokens) -> int:
+        return int(_values(self, tokens, self.name).flatten()[0])
+
+    def length(self, raw: Any) -> int:
+        self._checked(raw)
+        return 1
+
+    def example(self, rng: np.random.Generator) -> int:
+        return int(rng.integers(4))
+
+    def _checked(self, raw: Any) -> int:
+        if type(raw) is not int or not 0 <= raw < 2**24:
+            raise SampleError(f"Tokenizer {self.name!r} takes a place as int, from 0; got {raw!r:.40}.")
+        return raw
+
+
+@dataclass
 class SpanTokenizer(Tokenizer):
     """(first, last), both included ⇄ a row in each of the streams `<name>.start` and `<name>.end`.
 
-    They count the items of the text that the answer is in: words, where its tokenizer makes each word an item.
+    They count the items of the text that the answer is in: words, where its tokenizer makes each word an item. An
+    empty one, where the text holds no answer, is -1 in both.
     """
 
     name: str = "answer"
@@ -150,9 +183,9 @@ class SpanTokenizer(Tokenizer):
         }
         return Tokens(streams, 2, torch.arange(2)[:, None])
 
-    def decode(self, tokens: Tokens) -> tuple[int, int]:
+    def decode(self, tokens: Tokens) -> tuple[int, ...]:
         first, last = (int(_values(self, tokens, spec.name).flatten()[0]) for spec in self.streams)
-        return first, last
+        return () if first < 0 else (first, last)
 
     def length(self, raw: Any) -> int:
         self._checked(raw)
@@ -163,9 +196,13 @@ class SpanTokenizer(Tokenizer):
         return first, last
 
     def _checked(self, raw: Any) -> tuple[int, int]:
-        pair = isinstance(raw, Sequence) and not isinstance(raw, str) and len(raw) == 2
-        if not pair or not all(type(place) is int for place in raw) or not 0 <= raw[0] <= raw[1] < 2**24:
-            raise SampleError(f"Tokenizer {self.name!r} takes (first, last) with 0 <= first <= last; got {raw!r:.40}.")
+        span = isinstance(raw, Sequence) and not isinstance(raw, str)
+        if span and not raw:
+            return -1, -1
+        if not span or len(raw) != 2 or not all(type(p) is int for p in raw) or not 0 <= raw[0] <= raw[1] < 2**24:
+            raise SampleError(
+                f"Tokenizer {self.name!r} takes (first, last) with 0 <= first <= last, or (); got {raw!r:.40}."
+            )
         return raw[0], raw[1]
 
 

@@ -176,7 +176,7 @@ class TextModel:
     def judge(self, examples: Sequence[Example]) -> list[Likelihood]:
         """The targets of each example, one by one. Batches are packed up to the token budget."""
         found = []
-        for part in within(examples, self.token_budget, _size):
+        for part in within(examples, self.token_budget, lambda example: example.size):
             batch = pack(part, self.model.rank).to(self.model.device)
             hidden = self.model(batch)
             targets = batch.targets[""][self.spec.name]
@@ -192,7 +192,7 @@ class TextModel:
         """What the model writes greedily behind each context, before the first of the strings `until`."""
         prompts = [self.prompt(context, max_new) for context in contexts]
         texts = []
-        for part in within(prompts, self.token_budget, lambda prompt: _size(prompt) + max_new):
+        for part in within(prompts, self.token_budget, lambda prompt: prompt.size + max_new):
             said = self.model.generate(part, self.spec.name, max_new, GREEDY, self._end(until))
             texts += [self.model.tokenizers[self.tokenizer].decode(tokens) for tokens in said]
         return [cut(text, until) for text in texts]
@@ -262,7 +262,3 @@ def cut(text: str, until: Sequence[str]) -> str:
     'Paris'
     """
     return text[: first_of([mark for mark in until if mark], text)]
-
-
-def _size(example: Example) -> int:
-    return example.tokens.length + (example.source.tokens.length if example.source else 0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from anyformer.architecture import Architecture, BackboneConfig, RecurrentConfig, StackConfig
@@ -168,6 +168,23 @@ class ForwardPass:
         average pooling (Lin et al., arXiv:1312.4400 §3.2) where an item covers its sequence."""
         return self.model.read(name, pooled(self.hidden, target))
 
+    def read_each(self, name: str, target: Stream) -> Float[Tensor, "values width"]:
+        """A row for each value of the target, by what it is: at its own slot; where one value stands for an item of
+        several slots, from their mean; and where it is the place of one of them, a number for each.
+
+        ConfigError where values have no rows of their own, as in CTC.
+        """
+        if not self.model.specs[name].is_discrete and not target.values.is_floating_point():
+            return placed(self.read(name, target)[:, 0], target.items[:, 1])
+        if len(target.values) == len(target.slots):
+            return self.read(name, target)
+        if len(target.values) == len(target.items):
+            return self.read_pooled(name, target)
+        raise ConfigError(
+            f"A target in stream {name!r} has {len(target.values)} values in {len(target.items)} items of "
+            f"{len(target.slots)} slots; expected one value a slot, or one an item."
+        )
+
 
 def pooled(hidden: Float[Tensor, "tokens dim"], target: Stream) -> Float[Tensor, "items dim"]:
     """The mean of the hidden states at each item's slots, in float32 or wider; an item of one slot is its row."""
@@ -177,6 +194,15 @@ def pooled(hidden: Float[Tensor, "tokens dim"], target: Stream) -> Float[Tensor,
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
     item = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes, output_size=len(rows))
     return rows.new_zeros(len(sizes), rows.shape[1]).index_add(0, item, rows) / sizes[:, None]
+
+
+def placed(numbers: Float[Tensor, " slots"], sizes: Int64[Tensor, " items"]) -> Float[Tensor, "items widest"]:
+    """The logits of a choice among each item's slots; an item of fewer slots than the widest has no chance there.
+
+    >>> placed(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1, 2])).tolist()
+    [[1.0, -inf], [2.0, 3.0]]
+    """
+    return nn.utils.rnn.pad_sequence(list(numbers.split(sizes.tolist())), True, float("-inf"))
 
 
 def _key(name: str) -> str:

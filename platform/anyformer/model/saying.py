@@ -82,6 +82,10 @@ def asked(
         raise unknown("discrete stream", stream, [s.name for s in network.specs.values() if s.is_discrete])
     if not all(prompt.tokens.length for prompt in prompts):
         raise SampleError("A prompt is empty; expected at least one token to go on from.")
+    if any(prompt.apart for prompt in prompts):
+        raise SampleError(
+            "A prompt is of several sequences; expected one, to go on from. Its label can be read, not said."
+        )
     return spec, spec.end if isinstance(end, EllipsisType) else end
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
 from anyformer.batch import Example
 from anyformer.contracts import Loss
@@ -16,7 +16,7 @@ from anyformer.model import ForwardPass
 from anyformer.objectives.causal import from_slot_before
 from anyformer.objectives.knowing import Knowing, frozen, is_said, main_stream
 from anyformer.objectives.layout import Layout, pooled
-from anyformer.objectives.loss import count, error, sum_of_means
+from anyformer.objectives.loss import error, sum_of_means
 from anyformer.tokens import Stream, StreamSpec, Tokens
 
 CLASS_ROLES = (("class", "start"), ("separator", "end"), ("separator", "end"))
@@ -26,6 +26,9 @@ TRAVERSAL_ROLES = (("start",), ("delimiter", "separator"), ("extract", "class", 
 """`start A delimiter B extract` (GPT, Radford et al. 2018 §3.3)."""
 
 POOLINGS = ("first", "mean")
+
+NOWHERE = -1
+"""The place of an answer that there is not."""
 
 
 class OfTexts(Knowing):
@@ -84,10 +87,6 @@ class Classification(OfTexts):
         slots = 1 if self.pooling == "first" else together.length
         return Example(together, pooled(self._name, label, 0, slots), together.length)
 
-    def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:
-        ((name, target),) = targets.items()
-        return Loss(error(forward.read_pooled(name, target), target.values), count(targets))
-
 
 @dataclass
 class Traversal(OfTexts):
@@ -114,17 +113,29 @@ class Traversal(OfTexts):
         return [*label, *dict.fromkeys(spec.name for spec in read if spec.input and is_said(spec))]
 
     def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
-        together, _ = self.laid(tokens)
+        texts = self.texts(tokens)
         if self.target not in tokens:
-            return Example(together, {})
+            first, *others = (Example(text, {}) for text in texts)
+            return replace(first, apart=tuple(others))
+        first, *others = (Example(text, self._next(text) if self.weight else {}) for text in texts)
+        ends = torch.tensor([text.length for text in texts]).cumsum(0) - 1
+        label = {self._name: Stream.whole(self.label(tokens), ends)}
+        return replace(first, targets=label | first.targets, apart=tuple(others))
+
+    def texts(self, tokens: Mapping[str, Tokens]) -> list[Tokens]:
+        """The sequences that go through the model, each by itself; the label is read behind the last slots of all."""
+        return [self.laid(tokens)[0]]
+
+    def label(self, tokens: Mapping[str, Tokens]) -> Tensor:
+        """The one value that is to be told."""
+        return tokens[self.target].streams[self._name].values[:1]
+
+    def _next(self, text: Tokens) -> dict[str, Stream]:
         own = {s.name for streams in self.specs.values() for s in streams if s.input and is_said(s)}
-        said = {name: stream for name, stream in together.streams.items() if name in own}
-        label = tokens[self.target].streams[self._name].values
-        targets = pooled(self._name, label, together.length - 1)
-        return Example(together, targets | (from_slot_before(said, first=1) if self.weight else {}))
+        return from_slot_before({name: stream for name, stream in text.streams.items() if name in own}, first=1)
 
     def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:
-        sums = {name: error(forward.read(name, target), target.values) for name, target in targets.items()}
+        sums = {name: error(self.read(forward, name, target), target.values) for name, target in targets.items()}
         label = next(iter(targets))  # as `prepare` puts it
         return sum_of_means(sums, targets, {name: 1.0 if name == label else self.weight for name in targets})
 
@@ -155,13 +166,17 @@ class TokenClassification(OfTexts):
 @dataclass
 class ExtractiveAnswer(OfTexts):
     """Where an answer begins and ends in a text: each slot of the text gets a number, and the softmax over them all
-    is the probability of the first and of the last (BERT, arXiv:1810.04805 §4.2; SQuAD).
+    is the probability of the first and of the last (BERT, arXiv:1810.04805 §4.2; SQuAD). The loss is −log P(start) less
+    log P(end).
 
     target: the answer's field, with two streams of one feature, start and end. context: the text's field.
+    unanswerable: whether a text may hold no answer. The first slot, where a class value stands, then competes with the
+        text's, and stands for none (§4.3; SQuAD 2.0).
     """
 
     target: str = "answer"
     context: str = "context"
+    unanswerable: bool = False
 
     def predicts(self, specs: Mapping[str, Sequence[StreamSpec]]) -> list[str]:
         for field in (self.target, self.context):
@@ -185,27 +200,25 @@ class ExtractiveAnswer(OfTexts):
         if self.target not in tokens:
             return Example(together, {}, together.length)
         slots = places[self.context]
-        edges = items_in(together, slots)
+        read = [0, *slots] if self.unanswerable else [*slots]
         targets = {}
-        for name, found in zip(self._ends, edges, strict=True):
-            item = int(tokens[self.target].streams[name].values)
-            if not item < len(found):
-                raise SampleError(
-                    f"The answer stands at word {item} of {len(found)}, counted from 0. Let the context's tokenizer "
-                    "make each word an item (items: words), and count words as it does."
-                )
-            within, all_ = torch.tensor([found[item] - slots.start]), torch.arange(slots.start, slots.stop)
-            targets[name] = Stream(within, all_, torch.tensor([[1, len(slots)]]))
+        for name, found in zip(self._ends, items_in(together, slots), strict=True):
+            place = self._place(int(tokens[self.target].streams[name].values), found)
+            targets[name] = Stream.whole(torch.tensor([read.index(place)]), torch.tensor(read))
         return Example(together, targets, together.length)
 
-    def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:
-        """−log P(start) − log P(end), each over the document's own slots."""
-        sums = {}
-        for name, target in targets.items():
-            logits = forward.read(name, target).float()[:, 0].split(target.items[:, 1].tolist())
-            nats = [F.cross_entropy(row, value) for row, value in zip(logits, target.values, strict=True)]
-            sums[name] = torch.stack(nats).sum()
-        return Loss(torch.stack(list(sums.values())).sum(), count(targets), sums)
+    def _place(self, item: int, found: Sequence[int]) -> int:
+        """The slot of an item, or the first of all where there is no answer."""
+        if item == NOWHERE and self.unanswerable:
+            return 0
+        if item == NOWHERE:
+            raise SampleError("A question has no answer in its text; leave it out, or set unanswerable: true.")
+        if item >= len(found):
+            raise SampleError(
+                f"The answer stands at word {item} of {len(found)}, counted from 0. Let the context's tokenizer "
+                "make each word an item (items: words), and count words as it does."
+            )
+        return found[item]
 
 
 def items_in(tokens: Tokens, slots: range) -> tuple[list[int], list[int]]:

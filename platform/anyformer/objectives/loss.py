@@ -16,11 +16,11 @@ from anyformer.tokens import Stream
 
 
 class FromHidden(Objective):
-    """Objectives whose loss is read from the one shared pass: cross-entropy of discrete targets, squared error
-    (per row, averaged over features) of continuous ones."""
+    """Objectives whose loss is read from the one shared pass: cross-entropy of discrete targets and of places, squared
+    error (per row, averaged over features) of continuous ones."""
 
     def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:
-        sums = {name: error(forward.read(name, target), target.values) for name, target in targets.items()}
+        sums = {name: error(self.read(forward, name, target), target.values) for name, target in targets.items()}
         return Loss(torch.stack(list(sums.values())).sum(), count(targets), sums if len(sums) > 1 else {})
 
 

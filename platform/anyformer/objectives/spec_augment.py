@@ -71,6 +71,9 @@ class SpecAugment(Objective):
         example = self._inner.prepare(tokens, rng)
         return self._masked(example, rng) if example.targets else example
 
+    def read(self, forward: ForwardPass, name: str, target: Stream) -> Tensor:
+        return self._inner.read(forward, name, target)
+
     def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:
         return self._inner.loss(forward, targets)
 

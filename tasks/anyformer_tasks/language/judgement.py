@@ -39,7 +39,7 @@ def label_scores(name: str, task: Task, model: Model, samples: Sequence[Sample])
     macro-averaged F1 of these samples, see `macro_f1`."""
     tokenizer = model.tokenizers[task.fields["label"]]
     (stream,) = tokenizer.streams
-    answers = judged_whole(model, prepared(name, task, model, samples), stream.name)
+    answers = told(model, task, prepared(name, task, model, samples), stream.name)
     chances = [row.softmax(-1) for row in answers]
     said = [tokenizer.decode(Tokens.of(stream.name, chance.argmax()[None])) for chance in chances]
     wanted = [sample.values["label"] for sample in samples]
@@ -50,11 +50,12 @@ def label_scores(name: str, task: Task, model: Model, samples: Sequence[Sample])
         yield Score(sample.id, "macro_f1", value)
 
 
-def judged_whole(model: Model, examples: Sequence[Example], stream: str) -> list[Tensor]:
-    """float32[width] for each example: what the stream's head says of all slots of its target together."""
+def told(model: Model, task: Task, examples: Sequence[Example], stream: str) -> list[Tensor]:
+    """float32[width] for each example: what the stream's head says of its one target, as the task's objective reads
+    it."""
 
     def judge(batch: Sequence[Example]) -> list[Tensor]:
-        return list(_read(model, batch, stream, ForwardPass.read_pooled))
+        return list(_read(model, batch, stream, task.objective.read))
 
     return answered(examples, slots, TOKEN_BUDGET, judge)
 

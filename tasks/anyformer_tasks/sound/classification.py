@@ -15,7 +15,7 @@ from anyformer.contracts import Metric, Sample, Score, Split, Task
 from anyformer.errors import PluginError
 from anyformer.objectives import Classification
 from anyformer.tokens import Tokens
-from anyformer_tasks.language.judgement import judged_whole, prepared
+from anyformer_tasks.language.judgement import prepared, told
 from anyformer_tasks.sound.clip import Clip
 from anyformer_tasks.sound.dataset import SoundSet
 
@@ -67,7 +67,7 @@ class SoundClassification(Task):
         bare = [replace(sample, values={"audio": sample.values["audio"]}) for sample in samples]
         prompts, labelled = (prepared(NAME, self, model, asked) for asked in (bare, samples))
         examples = [replace(p, targets=e.targets) for p, e in zip(prompts, labelled, strict=True)]
-        for sample, logits in zip(samples, judged_whole(model, examples, stream.name), strict=True):
+        for sample, logits in zip(samples, told(model, self, examples, stream.name), strict=True):
             chance = logits.softmax(-1)
             name = tokenizer.decode(Tokens.of(stream.name, chance.argmax()[None]))
             shown = {**sample.values, "prediction": f"{name} ({float(chance.max()):.2f})"}
