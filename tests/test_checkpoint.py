@@ -56,7 +56,7 @@ def reseal(folder: Path, *extra: str) -> None:
     for name in {*manifest["files"], *extra}:
         data = (folder / name).read_bytes() if (folder / name).exists() else b""
         manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    manifest["sha256"] = checkpoint._own_digest(manifest)
+    manifest["sha256"] = checkpoint.directory._own_digest(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -235,7 +235,7 @@ def test_weights_that_do_not_fit_are_refused(copy):
 
 def test_another_format_is_refused(copy):
     manifest = json.loads((copy / "manifest.json").read_text()) | {"format": 99}
-    (copy / "manifest.json").write_text(json.dumps(manifest | {"sha256": checkpoint._own_digest(manifest)}))
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"sha256": checkpoint.directory._own_digest(manifest)}))
     with pytest.raises(CheckpointError, match="format 99; expected 1"):
         af.load(copy)
 
@@ -286,12 +286,12 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch, failin
         return rename(self, target)
 
     if failing == "open":
-        monkeypatch.setattr(checkpoint, "open", fail, raising=False)
+        monkeypatch.setattr(checkpoint.directory, "open", fail, raising=False)
     elif failing == "fsync":
         monkeypatch.setattr(os, "fsync", fail)
     else:
         monkeypatch.setattr(Path, "rename", fail_once)
-    with pytest.raises(CheckpointError, match=r"model: could not .*No space left.* \d+ MB needed, \d+ MB free"):
+    with pytest.raises(CheckpointError, match=r"model: could not .*No space left.* \d+ bytes needed, \d+ bytes free"):
         af.save(new_model(1), tmp_path / "model")
     monkeypatch.undo()
     assert files(tmp_path) == before

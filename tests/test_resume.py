@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -101,9 +102,27 @@ def test_a_crash_between_the_renames_loses_nothing(tmp_path):
     """Only `.previous-last` is left: `ckpt_path="last"` goes on from it rather than from nothing."""
     straight = runs.fit(tmp_path / "straight", STEPS)
     runs.fit(tmp_path / "parts", STEPS, [runs.stop_at(5)])
+    shutil.rmtree(tmp_path / "parts" / ".previous-last")
     (tmp_path / "parts" / "last").rename(tmp_path / "parts" / ".previous-last")
     assert_equal(straight, runs.fit(tmp_path / "parts", STEPS, resume=True))
     assert step_of(tmp_path / "parts" / "last") == STEPS
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(tmp_path):
+    """Two are kept; a warning names both, for a model that is loaded as for a run that goes on; then both are sound."""
+    straight = runs.fit(tmp_path / "straight", STEPS)
+    runs.fit(tmp_path / "parts", STEPS, [runs.stop_at(5)])
+    with open(tmp_path / "parts" / "last" / "model.safetensors", "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x7f")
+    assert step_of(tmp_path / "parts" / ".previous-last") == 3
+    said = r"parts/last: model.safetensors is damaged.*parts/.previous-last \(step 3\) is used instead"
+    with pytest.warns(UserWarning, match=said):
+        af.load(tmp_path / "parts")
+    with pytest.warns(UserWarning, match=said):
+        resumed = runs.fit(tmp_path / "parts", STEPS, resume=True)
+    assert_equal(straight, resumed)
+    assert af.checkpoint.sound(tmp_path / "parts" / ".previous-last")
 
 
 def test_other_tokenizers_are_refused(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import threading
 from pathlib import Path
@@ -42,14 +41,15 @@ class CheckpointDirectory(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        state, weights = directory.read_trainer(path)
+        path = directory.sound(path)
+        state, weights = directory.trainer_of(path)
         beside = state.pop(BESIDE, {})
         state["state_dict"] = {**beside, **{PREFIX + name: tensor for name, tensor in weights.items()}}
-        state["anyformer"] = {"path": str(directory.resolve(path))}
+        state["anyformer"] = {"path": str(path)}
         return state
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        shutil.rmtree(path, ignore_errors=True)
+        directory.remove(path)
 
 
 class Checkpoints(ModelCheckpoint):
@@ -76,6 +76,8 @@ class Checkpoints(ModelCheckpoint):
         if sum(isinstance(callback, Checkpoints) for callback in trainer.checkpoint_callbacks) > 1:
             raise ConfigError("The trainer has two Checkpoints callbacks; expected one, since both would own `last`.")
         self._settle(trainer)
+        if trainer.is_global_zero:
+            directory.sweep(self.dirpath or ".")
         super().setup(trainer, pl_module, stage)
 
     def _find_last_checkpoints(self, trainer: L.Trainer) -> set[str]:
