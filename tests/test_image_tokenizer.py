@@ -40,6 +40,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
         {"channels": 5, "mean": [0.1, 0.2, 0.3, 0.4, 0.5]},
         {"fit_mode": "refuse"},
         {"fit_mode": "resize"},
+        {"max_patches": 2},
     ],
 )
 def test_contract(settings_: dict) -> None:
@@ -382,3 +383,39 @@ def test_pickles(image: ImageTokenizer) -> None:
     received, raw = pickle.loads(pickle.dumps(image)), noise(20, 20, 3)
     assert received == image
     assert torch.equal(received.encode(raw).streams["image"].values, image.encode(raw).streams["image"].values)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, 90), st.integers(1, 90), st.integers(1, 5), st.integers(1, 40), st.sampled_from(["pad", "resize"])
+)
+def test_a_budget_of_patches_keeps_the_aspect_ratio(height, width, patch, most, mode) -> None:
+    """Never more patches than that, each side as near below its share as whole patches are; smaller pictures stay as
+    they are; turning a picture turns its grid."""
+    tokenizer = ImageTokenizer(patch=patch, channels=1, fit_mode=mode, max_patches=most)
+    free = ImageTokenizer(patch=patch, channels=1, fit_mode=mode)
+    picture = noise(height, width)
+    tokens, whole = tokenizer.encode(picture), free.encode(picture)
+    assert tokens.length == tokenizer.length(picture) == tokenizer.length(picture.T) <= most
+    if whole.length <= most:
+        assert torch.equal(tokens.streams["image"].values, whole.streams["image"].values)
+        return
+    rows, columns = (tokens.positions.amax(0) + 1).tolist()
+    for found, side, other in ((rows, height, width), (columns, width, height)):
+        assert found**2 * other <= most * side or found == 1
+        assert (found + 1) ** 2 * other > most * side or found == most
+    assert (tokenizer.encode(picture.T).positions.amax(0) + 1).tolist() == [columns, rows]
+
+
+def test_a_picture_that_is_scaled_down_still_shows_the_same() -> None:
+    """Left half dark, right half bright, twice as wide as high: 2 x 4 patches of the 18 that it had."""
+    picture = np.zeros((24, 48), np.uint8)
+    picture[:, 24:] = 200
+    tokenizer = ImageTokenizer(patch=8, channels=1, max_patches=10)
+    shown = tokenizer.decode(tokenizer.encode(picture))[..., 0]
+    assert shown.shape == (16, 32) and (shown[:, :14] < 5).all() and (shown[:, 18:] > 195).all()
+
+
+def test_a_budget_below_zero_is_refused() -> None:
+    with pytest.raises(ConfigError, match="max_patches=-1; expected 0 or more"):
+        ImageTokenizer(max_patches=-1)

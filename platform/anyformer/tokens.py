@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from anyformer.errors import ConfigError
@@ -100,6 +100,17 @@ class Stream:
         """The stream with `change` applied to each tensor (moving, pinning)."""
         return Stream(change(self.values), change(self.slots), change(self.items))
 
+    def only(self, kept: Bool[Tensor, " tokens"]) -> Stream:
+        """The values at the slots that are kept, which stay where they were. ConfigError where some are left out and
+        values have no slots of their own; an item of which nothing is left is none."""
+        if bool(kept.all()):
+            return self
+        if len(self.values) != len(self.slots):
+            raise ConfigError("A stream of fewer slots than values can be kept whole, or not at all.")
+        item = torch.arange(len(self.items)).repeat_interleave(self.items[:, 1])
+        left = torch.bincount(item[kept], minlength=len(self.items))
+        return Stream(self.values[kept], self.slots[kept], left[left > 0][:, None].expand(-1, 2))
+
     @staticmethod
     def joined(streams: Sequence[Stream]) -> Stream:
         """Streams of one name laid one behind the other; slots are taken as they are."""
@@ -132,6 +143,19 @@ class Tokens:
         3
         """
         return cls({name: Stream.whole(values)}, len(values), torch.arange(len(values))[:, None])
+
+    def only(self, kept: Bool[Tensor, " length"]) -> Tokens:
+        """A sequence of these slots alone, side by side. Positions stay what they were: what is left still knows where
+        it stands.
+
+        >>> letters = Tokens.of("text", torch.tensor([5, 6, 7])).only(torch.tensor([True, False, True]))
+        >>> letters.streams["text"].values.tolist(), letters.positions.tolist()
+        ([5, 7], [[0], [2]])
+        """
+        place = kept.cumsum(0) - 1
+        found = {name: stream.only(kept[stream.slots]) for name, stream in self.streams.items()}
+        moved = {name: Stream(s.values, place[s.slots], s.items) for name, s in found.items() if len(s.slots)}
+        return Tokens(moved, int(kept.sum()), self.positions[kept])
 
     @staticmethod
     def laid_end_to_end(parts: Sequence[Tokens]) -> Tokens:

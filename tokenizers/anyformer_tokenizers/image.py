@@ -52,6 +52,9 @@ class ImageTokenizer(Tokenizer):
         `(level / 255 - mean) / std`.
     fit_mode: a size that the patch does not divide is padded at the right and the bottom ("pad", undone by
         `decode`), refused ("refuse"), or brought to the nearest size that it divides ("resize").
+    max_patches: a picture of more patches is scaled down to the finest grid of at most so many that has, as nearly as
+        whole patches allow, its aspect ratio (Pix2Struct, arXiv:2210.03347 §2.2; NaViT, arXiv:2307.06304 §2); 0 takes
+        any number. Smaller ones stay as they are.
     max_pixels: a larger picture is a LimitError, raised before any pixel is decoded.
     class_slot: one more slot, before the patches, which holds a trained vector (ViT's class token, arXiv:2010.11929
         equation 1), the only value of a stream of its own.
@@ -63,6 +66,7 @@ class ImageTokenizer(Tokenizer):
     mean: float | list[float] = 0.5
     std: float | list[float] = 0.5
     fit_mode: FitMode = "pad"
+    max_patches: int = 0
     max_pixels: int = 64_000_000
     class_slot: bool = False
 
@@ -70,6 +74,8 @@ class ImageTokenizer(Tokenizer):
         for setting in ("patch", "channels", "max_pixels"):
             if getattr(self, setting) < 1:
                 raise ConfigError(f"Tokenizer {self.name!r} has {setting}={getattr(self, setting)}; expected >= 1.")
+        if self.max_patches < 0:
+            raise ConfigError(f"Tokenizer {self.name!r} has max_patches={self.max_patches}; expected 0 or more.")
         if self.fit_mode not in get_args(FitMode):
             raise unknown("fit_mode", self.fit_mode, get_args(FitMode))
         for setting, low in (("mean", 0.0), ("std", 0.001)):
@@ -85,7 +91,7 @@ class ImageTokenizer(Tokenizer):
     @property
     def fidelity(self) -> Literal["exact", "approximate"]:  # ty: ignore[incompatible-property-override]
         """ "exact" for `uint8[height, width, channels]` of any size, but "approximate" when resizing."""
-        return "approximate" if self.fit_mode == "resize" else "exact"
+        return "approximate" if self.fit_mode == "resize" or self.max_patches else "exact"
 
     @property
     def streams(self) -> tuple[StreamSpec, ...]:
@@ -189,14 +195,28 @@ class ImageTokenizer(Tokenizer):
                 f"The image {label(raw)} is {height}x{width}, {height * width} pixels; expected at most "
                 f"max_pixels={self.max_pixels}. Scale it down or raise max_pixels."
             )
+        if self._is_too_fine(height, width):
+            return self._coarser(height, width)
         if self.fit_mode == "refuse" and (height % self.patch or width % self.patch):
             raise SampleError(
                 f"The image {label(raw)} is {height}x{width}; expected multiples of patch={self.patch}. "
                 "Crop it, or set fit_mode to 'pad' or 'resize'."
             )
-        if self.fit_mode == "resize":
-            return max(1, round(height / self.patch)), max(1, round(width / self.patch))
-        return math.ceil(height / self.patch), math.ceil(width / self.patch)
+        return self._patches(height), self._patches(width)
+
+    def _patches(self, side: int) -> int:
+        """How many a side of so many pixels takes."""
+        return max(1, round(side / self.patch)) if self.fit_mode == "resize" else math.ceil(side / self.patch)
+
+    def _is_too_fine(self, height: int, width: int) -> bool:
+        return bool(self.max_patches) and self._patches(height) * self._patches(width) > self.max_patches
+
+    def _coarser(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns, floor(s · height) and floor(s · width), with s² · height · width = max_patches; a picture
+        too long for that is one patch wide."""
+        rows = max(1, math.isqrt(self.max_patches * height // width))
+        columns = max(1, math.isqrt(self.max_patches * width // height))
+        return min(rows, self.max_patches), min(columns, self.max_patches)
 
     def _fitted(self, pixels: Pixels) -> Float[Tensor, "height width channels"]:
         """Levels 0 to 255 (and PADDING) on whole patches."""
@@ -204,10 +224,11 @@ class ImageTokenizer(Tokenizer):
         rows, columns = self._grid(height, width, pixels)
         whole = (rows * self.patch, columns * self.patch)
         source = torch.tensor(np.ascontiguousarray(pixels))  # PyTorch takes no negative strides
-        if self.fit_mode == "resize" and whole != (height, width):
+        resized = self.fit_mode == "resize" or self._is_too_fine(height, width)
+        if resized and whole != (height, width):
             image = source.float().permute(2, 0, 1)[None]
-            resized = torch.nn.functional.interpolate(image, whole, mode="bilinear", antialias=True)
-            return resized[0].permute(1, 2, 0)
+            fitted = torch.nn.functional.interpolate(image, whole, mode="bilinear", antialias=True)
+            return fitted[0].permute(1, 2, 0)
         if whole == (height, width):
             return source.float()
         levels = torch.full((*whole, self.channels), PADDING)
