@@ -229,7 +229,7 @@ def test_what_no_chance_had_a_part_in_is_prepared_once(monkeypatch):
         made.append(name)
         return prepare(name, *rest)
 
-    monkeypatch.setattr("anyformer.training.data.prepare", counted)
+    monkeypatch.setattr("anyformer.training.preparation.prepare", counted)
     masked = {"type": "words", "objective": {"type": "masked", "masked": 0.0, "random": 1.0, "rate": 0.5}}
     preparation = ready(tasks={"words": {}, "guessed": masked})._preparation("train")
     for task, times in (("words", 1), ("guessed", 2)):
@@ -240,7 +240,7 @@ def test_what_no_chance_had_a_part_in_is_prepared_once(monkeypatch):
 
 def test_what_is_kept_is_bounded(monkeypatch):
     """Else a set of pictures would fill the memory in its first pass."""
-    monkeypatch.setattr("anyformer.training.data.MOST_HELD", 200)
+    monkeypatch.setattr("anyformer.training.preparation.MOST_HELD", 200)
     preparation = ready()._preparation("train")
     preparation.batch([Reference("words", index, 0) for index in range(20)])
     assert 1 <= len(preparation._constant) <= 10

@@ -18,8 +18,8 @@ from toys import Dots
 import anyformer as af
 from anyformer.errors import ConfigError, NonFiniteError
 from anyformer.model import ForwardPass
-from anyformer.training.data import Preparation
 from anyformer.training.mixture import Reference
+from anyformer.training.preparation import Preparation
 from anyformer.training.schedules import make_schedule
 
 pytestmark = pytest.mark.usefixtures("toys")

@@ -21,8 +21,8 @@ import anyformer as af
 from anyformer.contracts import SPLITS, Sample
 from anyformer.errors import ConfigError, SampleError
 from anyformer.testing import check_task
-from anyformer.training.data import Preparation
 from anyformer.training.mixture import Reference
+from anyformer.training.preparation import Preparation
 from anyformer_tasks.vision.augmentation import augmentations, varied
 from anyformer_tasks.vision.classification import LOGISTIC, ImageClassification, Shown
 from anyformer_tasks.vision.dataset import PictureSet

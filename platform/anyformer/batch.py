@@ -69,7 +69,8 @@ class Batch:
     streams, by name, are concatenated over the batch; their slots point into one flat axis of `tokens` slots.
     positions: int64[tokens, rank]. targets[task][stream] are packed in the same way. `counts[task][stream]` is how
     many predicted values the whole optimiser step has, and `counts[task][SLOTS]` how many slots; it is filled by the
-    data module and equals this batch's own counts when nothing is accumulated.
+    data module and equals this batch's own counts when nothing is accumulated. `unreadable`: training samples in whose
+    place others stand here, as (task, index, what is wrong).
     """
 
     streams: dict[str, Stream]
@@ -80,6 +81,7 @@ class Batch:
     keys: tuple[str, ...] = ()
     counts: Counts = field(default_factory=dict)
     source: Batch | None = None
+    unreadable: tuple[tuple[str, int, str], ...] = ()
 
     def __len__(self) -> int:
         """Sequences in the batch."""

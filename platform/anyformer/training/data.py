@@ -6,100 +6,19 @@ import inspect
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
-import numpy as np
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from anyformer.batch import Batch, Example, counts_together, pack
+from anyformer.batch import Batch
 from anyformer.checkpoint import load_tokenizers
-from anyformer.contracts import Objective, Sample, Split, Task, Tokenizer, prepare, ready
-from anyformer.errors import ConfigError, LimitError, SampleError, nearest, unknown
+from anyformer.contracts import Split, Task, Tokenizer
+from anyformer.errors import ConfigError, LimitError, nearest, unknown
 from anyformer.registry import make_task, tasks, tokenizers
-from anyformer.training.mixture import Chance, Plan, Reference, Source, keyed
-
-MOST_HELD = 2**28
-"""Bytes of examples that a process keeps because they are the same at every pass."""
-
-
-@dataclass
-class Preparation:
-    """From references to packed batches; what a data worker holds.
-
-    window: the micro-batches of one optimiser step; each of them is stamped with the counts of them all.
-    """
-
-    tasks: Mapping[str, Task]
-    tokenizers: Mapping[str, Tokenizer]
-    split: Split
-    seed: int
-    _latest: tuple = field(default=((), ()), repr=False)
-    _held: int = 0
-
-    def batch(self, references: Sequence[Reference]) -> Batch:
-        """Equal shapes stand side by side, so that attention can take them in one call."""
-        examples = [self._example(reference) for reference in references]
-        examples.sort(key=lambda example: (example.task, example.tokens.length, example.prefix))
-        return pack(examples)
-
-    def micro_batch(self, window: Sequence[Sequence[Reference]], index: int) -> Batch:
-        key = tuple(map(tuple, window))
-        if self._latest[0] != key:
-            self._latest = (key, tuple(self.batch(references) for references in window))
-        return replace(self._latest[1][index], counts=counts_together(self._latest[1]))
-
-    def samples(self, task: str) -> Sequence[Sample]:
-        if task not in self._samples:
-            self._samples[task] = self.tasks[task].examples(self.split)
-        return self._samples[task]
-
-    def length(self, task: str, index: int) -> int:
-        """The most slots that a sample's example fills, before encoding it."""
-        sample, fields = self.samples(task)[index], self.tasks[task].fields
-        for name in sample.values:
-            if name not in fields:
-                raise unknown(f"field of task {task!r}, sample {sample.id!r}:", name, fields)
-        try:
-            lengths = {name: self.tokenizers[fields[name]].length(raw) for name, raw in sample.values.items()}
-            return self._objectives[task].length(lengths)
-        except SampleError as error:
-            raise type(error)(f"Task {task!r}, sample {sample.id!r}: {error}") from error
-
-    def _example(self, reference: Reference) -> Example:
-        name, task = reference.task, self.tasks[reference.task]
-        place = (name, reference.index)
-        if place in self._constant:
-            return self._constant[place]
-        sample = self.samples(name)[reference.index]
-        chance = Chance(lambda: keyed(self.seed, self.split, name, reference.epoch, reference.index))
-        rng = cast(np.random.Generator, chance)
-        sample = task.varied(sample, rng) if self.split == "train" else sample
-        example = prepare(name, task, self.tokenizers, sample, rng)
-        if not chance.was_asked and self._held < MOST_HELD:
-            self._constant[place] = example
-            self._held += example.bytes
-        return example
-
-    @cached_property
-    def _samples(self) -> dict[str, Sequence[Sample]]:
-        return {}
-
-    @cached_property
-    def _objectives(self) -> dict[str, Objective]:
-        """Told their streams once, for all that is planned."""
-        return {name: ready(task, self.tokenizers) for name, task in self.tasks.items()}
-
-    @cached_property
-    def _constant(self) -> dict[tuple[str, int], Example]:
-        """Examples that no chance had a part in: the same at every pass."""
-        return {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_objectives", "_constant")}
-        return {**state, "_samples": {}, "_latest": ((), ()), "_held": 0}  # workers read their own
+from anyformer.training.mixture import Plan, Reference, Source
+from anyformer.training.preparation import Preparation
+from anyformer.training.unreadable import Unreadable
 
 
 class Windows(Dataset):
@@ -161,6 +80,8 @@ class Mixture(L.LightningDataModule):
     epoch_steps: optimiser steps called an epoch; None for a single endless one (use max_steps or max_time).
     validation_tokens: how much of each task's validation split is looked at.
     data_dir: where tasks that read files find them, unless a task's own settings say.
+    unreadable: what training does about a sample that cannot be read: `{"type": "stop"}` (default), or
+    `{"type": "skip", "share": 0.001}`: it takes another one, until more than that share of a task's samples are bad.
     start: a checkpoint whose tokenizers take the place of those of the same name here, for a Learner with that `start`.
     """
 
@@ -176,8 +97,10 @@ class Mixture(L.LightningDataModule):
         validation_tokens: int = 20_000,
         start: str | None = None,
         data_dir: str | None = None,
+        unreadable: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.unreadable = Unreadable(unreadable or {})
         self.data_dir = data_dir
         there = {} if start is None else load_tokenizers(start)
         self.tokenizers: dict[str, Tokenizer] = make_tokenizers({n: there.get(n, s) for n, s in tokenizers.items()})
@@ -208,11 +131,22 @@ class Mixture(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         preparation = self._preparation("train")
         sources = [
-            Source(name, len(preparation.samples(name)), _length_of(preparation, name), self.seed)
+            Source(name, len(preparation.samples(name)), _length_of(preparation, name), self.seed, self.unreadable)
             for name in self.tasks
         ]
+        self.unreadable.sizes = {source.task: source.size for source in sources}
         plan = Plan(sources, self._shares(sources), self.token_budget)
         return self._loader(preparation, WindowSampler(plan, self.trainer, self.epoch_steps))
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        self.unreadable.note(batch.unreadable)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"unreadable": self.unreadable.state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.unreadable.restore(state_dict["unreadable"])
 
     def val_dataloader(self) -> DataLoader:
         return self._in_order("validation")
@@ -243,12 +177,12 @@ class Mixture(L.LightningDataModule):
         self.tasks[name] = task
 
     def _preparation(self, split: Split) -> Preparation:
-        return Preparation(self.tasks, self.tokenizers, split, self.seed)
+        return Preparation(self.tasks, self.tokenizers, split, self.seed, self.unreadable)
 
     def _shares(self, sources: Sequence[Source]) -> list[float]:
         if self.temperature is None:
             return [self.weights[source.task] for source in sources]
-        totals = [sum(source.length(i) for i in range(source.size)) for source in sources]
+        totals = [sum(source.length(i) or 0 for i in range(source.size)) for source in sources]
         return [total ** (1 / self.temperature) for total in totals]
 
     def _in_order(self, split: Split) -> DataLoader:

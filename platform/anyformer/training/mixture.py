@@ -13,7 +13,8 @@ from zlib import crc32
 
 import numpy as np
 
-from anyformer.errors import ConfigError, LimitError
+from anyformer.errors import ConfigError, LimitError, SampleError
+from anyformer.training.unreadable import Unreadable
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,19 @@ class Chance:
 
 
 class Source:
-    """One task's training samples in shuffled passes, without end."""
+    """One task's training samples in shuffled passes, without end.
 
-    def __init__(self, task: str, size: int, length: Callable[[int], int], seed: int) -> None:
+    unreadable: whether a sample that cannot be measured is passed over.
+    """
+
+    def __init__(
+        self, task: str, size: int, length: Callable[[int], int], seed: int, unreadable: Unreadable | None = None
+    ) -> None:
         if size == 0:
             raise ConfigError(f"Task {task!r} has no training samples.")
         self.task, self.size, self.seed = task, size, seed
-        self._length = length
-        self._lengths: dict[int, int] = {}
+        self._length, self._unreadable = length, unreadable or Unreadable({})
+        self._lengths: dict[int, int | None] = {}
         self._passes: dict[int, np.ndarray] = {}
 
     def at(self, cursor: int) -> Reference:
@@ -63,9 +69,16 @@ class Source:
             self._passes = {epoch: keyed(self.seed, "pass", self.task, epoch).permutation(self.size)}
         return Reference(self.task, int(self._passes[epoch][place]), epoch)
 
-    def length(self, index: int) -> int:
+    def length(self, index: int) -> int | None:
+        """None for a sample that cannot be measured and is passed over."""
         if index not in self._lengths:
-            self._lengths[index] = self._length(index)
+            try:
+                self._lengths[index] = self._length(index)
+            except SampleError as error:
+                if not self._unreadable.skips:
+                    raise
+                self._unreadable.note([(self.task, index, str(error))])
+                self._lengths[index] = None
         return self._lengths[index]
 
 
@@ -103,24 +116,27 @@ class Plan:
             owed[task] += share * self.budget
         for task in sorted(range(len(owed)), key=lambda t: -owed[t]):
             while owed[task] > 0:
-                reference, length = self._peek(task, cursors[task])
+                reference, length, behind = self._peek(task, cursors[task])
                 if length > room:
                     break
                 batch.append(reference)
-                cursors[task] += 1
+                cursors[task] = behind
                 owed[task] -= length
                 room -= length
         for task, share in enumerate(self.shares):  # room that nothing fitted into is owed to nobody
             owed[task] -= share * room
         return batch
 
-    def _peek(self, task: int, cursor: int) -> tuple[Reference, int]:
+    def _peek(self, task: int, cursor: int) -> tuple[Reference, int, int]:
+        """The next sample that can be measured, its length, and the cursor behind it."""
         source = self.sources[task]
         reference = source.at(cursor)
-        length = source.length(reference.index)
+        while (length := source.length(reference.index)) is None:
+            cursor += 1
+            reference = source.at(cursor)
         if length > self.budget:
             raise LimitError(
                 f"Task {source.task!r}, sample {reference.index}: {length} tokens do not fit a batch of "
                 f"token_budget={self.budget}. Raise the budget or cut the task's samples."
             )
-        return reference, length
+        return reference, length, cursor + 1

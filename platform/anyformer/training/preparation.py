@@ -1,0 +1,129 @@
+"""From references to packed batches: what a data worker holds and does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+
+from anyformer.batch import Batch, Example, counts_together, pack
+from anyformer.contracts import Objective, Sample, Split, Task, Tokenizer, prepare, ready
+from anyformer.errors import SampleError, unknown
+from anyformer.training.mixture import Chance, Reference, keyed
+from anyformer.training.unreadable import Found, Unreadable
+
+TRIES = 100  # other samples that are tried in the place of one that cannot be read
+
+MOST_HELD = 2**28
+"""Bytes of examples that a process keeps because they are the same at every pass."""
+
+
+@dataclass
+class Preparation:
+    """From references to packed batches; what a data worker holds.
+
+    window: the micro-batches of one optimiser step; each of them is stamped with the counts of them all.
+    unreadable: whether training goes on without a sample that cannot be read; held-out samples must all be sound.
+    """
+
+    tasks: Mapping[str, Task]
+    tokenizers: Mapping[str, Tokenizer]
+    split: Split
+    seed: int
+    unreadable: Unreadable = field(default_factory=lambda: Unreadable({}))
+    _latest: tuple = field(default=((), ()), repr=False)
+    _held: int = 0
+
+    def batch(self, references: Sequence[Reference]) -> Batch:
+        """Equal shapes stand side by side, so that attention can take them in one call."""
+        found: list[Found] = []
+        prepared = [self._sound(reference, found) for reference in references]
+        examples = [example for example in prepared if example is not None]
+        if not examples:
+            raise SampleError(f"{found[-1][2]} No other sample fits in its place. Mend it, or leave it out.")
+        examples.sort(key=lambda example: (example.task, example.tokens.length, example.prefix))
+        return replace(pack(examples), unreadable=tuple(found))
+
+    def micro_batch(self, window: Sequence[Sequence[Reference]], index: int) -> Batch:
+        key = tuple(map(tuple, window))
+        if self._latest[0] != key:
+            self._latest = (key, tuple(self.batch(references) for references in window))
+        return replace(self._latest[1][index], counts=counts_together(self._latest[1]))
+
+    def samples(self, task: str) -> Sequence[Sample]:
+        if task not in self._samples:
+            self._samples[task] = self.tasks[task].examples(self.split)
+        return self._samples[task]
+
+    def length(self, task: str, index: int) -> int:
+        """The most slots that a sample's example fills, before encoding it."""
+        sample, fields = self.samples(task)[index], self.tasks[task].fields
+        for name in sample.values:
+            if name not in fields:
+                raise unknown(f"field of task {task!r}, sample {sample.id!r}:", name, fields)
+        try:
+            lengths = {name: self.tokenizers[fields[name]].length(raw) for name, raw in sample.values.items()}
+            return self._objectives[task].length(lengths)
+        except SampleError as error:
+            raise type(error)(f"Task {task!r}, sample {sample.id!r}: {error}") from error
+
+    def _sound(self, reference: Reference, found: list[Found]) -> Example | None:
+        """A reference's example, or another sample's where that cannot be read, which is then `found`."""
+        skips, place = self.unreadable.skips and self.split == "train", (reference.task, reference.index)
+        try:
+            if not (skips and self.unreadable.knows(*place)):
+                return self._example(reference)
+        except SampleError as error:
+            if not skips:
+                raise
+            found.append((*place, str(error)))
+        return self._instead(reference)
+
+    def _instead(self, reference: Reference) -> Example | None:
+        """Another sample of the task that is no longer; which one follows from the seed and the reference."""
+        task, size = reference.task, len(self.samples(reference.task))
+        room = self.length(task, reference.index)
+        rng = keyed(self.seed, "instead", task, reference.epoch, reference.index)
+        for index in rng.integers(size, size=TRIES).tolist():
+            try:
+                if not self.unreadable.knows(task, index) and self.length(task, index) <= room:
+                    return self._example(replace(reference, index=index))
+            except SampleError:
+                continue
+        return None
+
+    def _example(self, reference: Reference) -> Example:
+        name, task = reference.task, self.tasks[reference.task]
+        place = (name, reference.index)
+        if place in self._constant:
+            return self._constant[place]
+        sample = self.samples(name)[reference.index]
+        chance = Chance(lambda: keyed(self.seed, self.split, name, reference.epoch, reference.index))
+        rng = cast(np.random.Generator, chance)
+        sample = task.varied(sample, rng) if self.split == "train" else sample
+        example = prepare(name, task, self.tokenizers, sample, rng)
+        if not chance.was_asked and self._held < MOST_HELD:
+            self._constant[place] = example
+            self._held += example.bytes
+        return example
+
+    @cached_property
+    def _samples(self) -> dict[str, Sequence[Sample]]:
+        return {}
+
+    @cached_property
+    def _objectives(self) -> dict[str, Objective]:
+        """Told their streams once, for all that is planned."""
+        return {name: ready(task, self.tokenizers) for name, task in self.tasks.items()}
+
+    @cached_property
+    def _constant(self) -> dict[tuple[str, int], Example]:
+        """Examples that no chance had a part in: the same at every pass."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_objectives", "_constant")}
+        return {**state, "_samples": {}, "_latest": ((), ()), "_held": 0}  # workers read their own
