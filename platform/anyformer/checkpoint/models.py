@@ -14,6 +14,7 @@ from anyformer.checkpoint.directory import FORMAT, resolve, sound, write
 from anyformer.contracts import Tokenizer
 from anyformer.errors import AnyformerError, CheckpointError
 from anyformer.model import Model
+from anyformer.model.parts import PER_STREAM, check_parts, in_parts
 from anyformer.registry import tokenizers as registry
 
 
@@ -47,10 +48,11 @@ def load_tokenizers(path: str | Path) -> dict[str, Tokenizer]:
         raise CheckpointError(f"{path}: config.json does not describe tokenizers ({error}).") from error
 
 
-def begin_with(model: Model, path: str | Path, layers: Sequence[int] = ()) -> list[str]:
+def begin_with(model: Model, path: str | Path, layers: Sequence[int] = (), parts: Sequence[str] = ()) -> list[str]:
     """Copy a checkpoint's weights into those of the same name; the names of those that it lacks.
 
     layers: the blocks of the checkpoint's backbone that the model's begin with, counted from 0; by default the first.
+    parts: those that begin with the checkpoint's, see `in_parts`; by default all.
     CheckpointError where a weight has another shape, where the two share no weight of a stack, and where a tokenizer
     of the same name encodes otherwise: its pieces would get another's vectors.
     """
@@ -58,8 +60,14 @@ def begin_with(model: Model, path: str | Path, layers: Sequence[int] = ()) -> li
     theirs, ours = read_tensors(path / "model.safetensors"), model.state_dict()
     if layers:
         theirs = _of_layers(path, theirs, layers, model)
+    if parts:
+        check_parts(model, parts)
+        theirs = {name: tensor for name, tensor in theirs.items() if in_parts(name, parts)}
     entries = read_json(path / "config.json")["tokenizers"]
     for name in sorted(entries.keys() & model.tokenizers.keys()):
+        own = [f"{part}.{spec.name}" for part in PER_STREAM for spec in model.tokenizers[name].streams]
+        if parts and not any(in_parts(weight, own) for weight in theirs):
+            continue  # nothing that is taken depends on how it encodes
         if entries[name]["fingerprint"] != model.tokenizers[name].fingerprint():
             raise CheckpointError(
                 f"{path}: its tokenizer {name!r} encodes otherwise than the model's. Take the checkpoint's own: "

@@ -45,9 +45,9 @@ class Network(nn.Module):
         self.backbone = make_stack(self._ranked(architecture.backbone))
         self.encoder = None if architecture.encoder is None else make_stack(self._ranked(architecture.encoder))
         self.embedders = nn.ModuleDict(
-            {_key(name): self._embedder(spec) for name, spec in self.specs.items() if spec.input}
+            {module_key(name): self._embedder(spec) for name, spec in self.specs.items() if spec.input}
         )
-        self.heads = nn.ModuleDict({_key(name): self._head(name) for name in architecture.heads})
+        self.heads = nn.ModuleDict({module_key(name): self._head(name) for name in architecture.heads})
 
     @property
     def rank(self) -> int:
@@ -89,20 +89,20 @@ class Network(nn.Module):
         x = torch.zeros(batch.tokens, stack.embed_width, device=self.device)
         if own:
             # autocast may leave pieces in several precisions: cat widens them
-            embedded = torch.cat([self.embedders[_key(name)](s.values, s.items) for name, s in own.items()])
+            embedded = torch.cat([self.embedders[module_key(name)](s.values, s.items) for name, s in own.items()])
             slots = torch.cat([stream.slots for stream in own.values()])
             x = x.to(embedded.dtype).index_copy(0, slots, embedded)
         for name, stream in batch.streams.items():
             if self.specs[name].overlay:
-                added = self.embedders[_key(name)](stream.values, stream.items)
+                added = self.embedders[module_key(name)](stream.values, stream.items)
                 x = x.index_add(0, stream.slots, added.to(x.dtype))
         return x + self._absent(batch) if _is_distributed() and self.training else x
 
     def read(self, name: str, hidden: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows width"]:
         """What the stream's head says at these hidden states: logits, or features."""
-        if _key(name) not in self.heads:
-            raise unknown("head", name, [spec for spec in self.specs if _key(spec) in self.heads])
-        return self.heads[_key(name)](hidden)
+        if module_key(name) not in self.heads:
+            raise unknown("head", name, [spec for spec in self.specs if module_key(spec) in self.heads])
+        return self.heads[module_key(name)](hidden)
 
     def _ranked(self, config: StackConfig) -> StackConfig:
         """As many position axes as the stack's streams have, unless it says itself."""
@@ -124,9 +124,9 @@ class Network(nn.Module):
         head = Head(stack.width, spec.width, config, stack.init_std)
         if config.tie:
             other = name if config.tie is True else config.tie
-            if _key(other) not in self.embedders:
+            if module_key(other) not in self.embedders:
                 raise unknown("stream to tie to", other, self.specs)
-            head.tie(other, self.embedders[_key(other)])
+            head.tie(other, self.embedders[module_key(other)])
         return head
 
     def _absent(self, batch: Batch) -> Tensor:
@@ -137,10 +137,10 @@ class Network(nn.Module):
             if spec.input and name not in batch.streams:
                 values = _one_item(spec, self.device)
                 items = torch.tensor([[len(values), spec.slots(len(values))]], device=self.device)
-                total = total + self.embedders[_key(name)](values, items).sum()
+                total = total + self.embedders[module_key(name)](values, items).sum()
         predicted = {name for targets in batch.targets.values() for name in targets}
         for name in self.specs:
-            if name not in predicted and _key(name) in self.heads:
+            if name not in predicted and module_key(name) in self.heads:
                 row = torch.zeros(1, self.backbone.config.width, device=self.device)
                 total = total + self.read(name, row).sum()
         return total * 0
@@ -205,7 +205,7 @@ def placed(numbers: Float[Tensor, " slots"], sizes: Int64[Tensor, " items"]) -> 
     return nn.utils.rnn.pad_sequence(list(numbers.split(sizes.tolist())), True, float("-inf"))
 
 
-def _key(name: str) -> str:
+def module_key(name: str) -> str:
     """A stream's name as a module's, which may hold no dot (stream names hold no slash) and must not be an
     attribute that a ModuleDict has already, such as `values`."""
     key = name.replace(".", "/")

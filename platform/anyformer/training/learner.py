@@ -15,6 +15,9 @@ from anyformer.checkpoint import begin_with, check_tokenizers, describe, load, t
 from anyformer.contracts import Loss
 from anyformer.errors import ConfigError
 from anyformer.model import ForwardPass, Model
+from anyformer.model.parts import freeze
+from anyformer.training.adapters import Adapters, layers, merged, parted
+from anyformer.training.checkpointing import PREFIX
 from anyformer.training.data import Mixture
 from anyformer.training.finite import make_policy
 from anyformer.training.mixture import keyed
@@ -35,6 +38,9 @@ class Learner(L.LightningModule):
     start: a checkpoint whose weights the model begins with: a weight of the same name must have the same shape, and
     what the checkpoint lacks (a new head) begins at random. Give the mixture the same `start`, for its tokenizers.
     start_layers: which blocks of that checkpoint the backbone's begin with, counted from 0; by default the first.
+    start_parts: the parts that begin with it, named as for `freeze`; by default all.
+    freeze: parts that are not trained: `backbone`, `encoder`, `embed`, `embed.text`, `head.label`, or what lies within,
+    `backbone.blocks.0`. freeze_norms: the norms there too. lora: `{"rank": 8, ...}`, see Adapters.
     lr, betas, weight_decay: of fused AdamW; weights with two or more axes decay, norms and biases do not.
     schedule: `{"type": "warmup_cosine" | "inverse_square_root" | "constant", ...}`.
     not_finite: what to do about a NaN or an infinity, before it reaches a weight: `{"type": "stop"}` (default),
@@ -48,6 +54,10 @@ class Learner(L.LightningModule):
         preset: str | dict[str, Any] | None = None,
         start: str | None = None,
         start_layers: list[int] | None = None,
+        start_parts: list[str] | None = None,
+        freeze: list[str] | None = None,
+        freeze_norms: bool = False,
+        lora: dict[str, Any] | None = None,
         tie: bool = True,
         scale: bool = True,
         lr: float = 1e-3,
@@ -64,7 +74,9 @@ class Learner(L.LightningModule):
         if model is not None and start is not None:
             raise ConfigError("A learner that is given a model has its weights already; leave `start` out.")
         self.preset, self.start = None if preset is None else read(preset), start
-        self.start_layers = start_layers or []
+        self.start_layers, self.start_parts = start_layers or [], start_parts or []
+        self.freeze_parts, self.freeze_norms = freeze or [], freeze_norms
+        self.adapters = None if lora is None else Adapters.of(lora)
         self.backbone, self.tie, self.scale, self._model = backbone or {}, tie, scale, model
         self.lr, self.betas, self.weight_decay = lr, tuple(betas), weight_decay
         self.schedule = schedule or {"type": "warmup_cosine"}
@@ -98,9 +110,18 @@ class Learner(L.LightningModule):
                 torch.manual_seed(self._key("weights"))
                 self._model = self._new_model(self.mixture)
             if self.start is not None:
-                begin_with(self._model, self.start, self.start_layers)
+                begin_with(self._model, self.start, self.start_layers, self.start_parts)
+        self._settle_what_trains(self._model)
         if self._joined is not self.mixture:
             self.beside, self._joined = self._new_beside(self._model), self.mixture
+
+    def _settle_what_trains(self, model: Model) -> None:
+        if self.freeze_parts:
+            freeze(model, self.freeze_parts, self.freeze_norms)
+        if self.adapters is not None and not any(layers(model)):
+            with torch.random.fork_rng():
+                torch.manual_seed(self._key("adapters"))
+                self.adapters.attach(model)
 
     def _new_beside(self, model: Model) -> nn.ModuleList:
         """What the objectives have trained with the model."""
@@ -228,9 +249,12 @@ class Learner(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A run goes on only with the tokenizers it began with; CheckpointError says what differs."""
         check_tokenizers(checkpoint["anyformer"]["path"], self.mixture.tokenizers)
+        checkpoint["state_dict"] = parted(checkpoint["state_dict"], self.model, PREFIX)
         self.finite.restore(checkpoint.get("not_finite", {}))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "state_dict" in checkpoint:
+            checkpoint["state_dict"] = merged(self.model, checkpoint["state_dict"], PREFIX)
         checkpoint["anyformer"] = {
             "config": describe(self.model), "files": tokenizer_files(self.model.tokenizers)
         }  # fmt: skip
