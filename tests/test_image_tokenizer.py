@@ -41,6 +41,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
         {"fit_mode": "refuse"},
         {"fit_mode": "resize"},
         {"max_patches": 2},
+        {"flat": True, "class_slot": True},
     ],
 )
 def test_contract(settings_: dict) -> None:

@@ -58,6 +58,8 @@ class ImageTokenizer(Tokenizer):
     max_pixels: a larger picture is a LimitError, raised before any pixel is decoded.
     class_slot: one more slot, before the patches, which holds a trained vector (ViT's class token, arXiv:2010.11929
         equation 1), the only value of a stream of its own.
+    flat: positions count on from slot to slot, row by row, as published Vision Transformers have them. They then say
+        nothing of a picture's width, so it cannot be decoded.
     """
 
     name: str = "image"
@@ -69,6 +71,7 @@ class ImageTokenizer(Tokenizer):
     max_patches: int = 0
     max_pixels: int = 64_000_000
     class_slot: bool = False
+    flat: bool = False
 
     def __post_init__(self) -> None:
         for setting in ("patch", "channels", "max_pixels"):
@@ -89,14 +92,16 @@ class ImageTokenizer(Tokenizer):
             setattr(self, setting, value if isinstance(value, int | float) else each)
 
     @property
-    def fidelity(self) -> Literal["exact", "approximate"]:  # ty: ignore[incompatible-property-override]
-        """ "exact" for `uint8[height, width, channels]` of any size, but "approximate" when resizing."""
+    def fidelity(self) -> Literal["exact", "approximate", "none"]:  # ty: ignore[incompatible-property-override]
+        """ "exact" for `uint8[height, width, channels]` of any size; "approximate" when resizing, "none" when flat."""
+        if self.flat:
+            return "none"
         return "approximate" if self.fit_mode == "resize" or self.max_patches else "exact"
 
     @property
     def streams(self) -> tuple[StreamSpec, ...]:
         features = self.channels * self.patch**2
-        patches = StreamSpec.continuous(self.name, features, rank=2)
+        patches = StreamSpec.continuous(self.name, features, rank=1 if self.flat else 2)
         first = [StreamSpec.discrete(self._class, 1, special={"class": 0})] if self.class_slot else []
         return (patches, *first)
 
@@ -106,7 +111,8 @@ class ImageTokenizer(Tokenizer):
         patches = patchify((levels / 255 - self._mean) / self._std, self.patch)
         rows, columns, features = patches.shape
         values = patches.reshape(rows * columns, features)
-        picture = Tokens({self.name: Stream.whole(values)}, rows * columns, grid(rows, columns))
+        places = torch.arange(len(values))[:, None] if self.flat else grid(rows, columns)
+        picture = Tokens({self.name: Stream.whole(values)}, len(values), places)
         first = [Tokens.of(self._class, torch.zeros(1, dtype=torch.int64))] if self.class_slot else []
         return Tokens.laid_end_to_end([*first, picture])
 
@@ -115,6 +121,8 @@ class ImageTokenizer(Tokenizer):
 
         Raises TokenizerError when they do not fill a rectangle or are not finite.
         """
+        if self.flat:
+            raise TokenizerError(f"Tokenizer {self.name!r} is flat: its positions do not say how wide a picture was.")
         first = tokens.streams.get(self._class)
         if first is not None and bool(first.values.any()):
             raise TokenizerError(f"Tokenizer {self.name!r} has one class token, 0; got {first.values.tolist()}.")

@@ -86,6 +86,7 @@ def _convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a directory of published weights, a hub id, or a checkpoint")
     parser.add_argument("target", metavar="DST", help="a new directory")
     parser.add_argument("--family", help="the published layout to write; by default where the model came from")
+    parser.add_argument("--grid", metavar="ROWSxCOLUMNS", help="of patches: a model of pictures at another resolution")
 
 
 def _inspect(parser: argparse.ArgumentParser) -> None:

@@ -146,7 +146,7 @@ def patches(model: Model, inputs: Inputs, facts: Facts) -> Reading:
         values = cells.permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(1)
         count = len(values) + 1
         streams = {
-            "class": Stream.whole(torch.zeros(1, dtype=torch.int64)),
+            "image.class": Stream.whole(torch.zeros(1, dtype=torch.int64)),
             "image": Stream.whole(values, torch.arange(1, count)),
         }
         examples.append(Example(Tokens(streams, count, torch.arange(count)[:, None]), {}, count))
