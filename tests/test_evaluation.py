@@ -383,7 +383,7 @@ def test_a_mistake_in_the_configuration_is_one_sentence_before_anything_runs(mod
     [
         ("tasks:\n  fake: {}\n  fake: {limit: 3}\n", "'fake' is written twice"),
         ("tasks: {fake: {\n", "is not YAML"),
-        ("- fake\n", "holds list; expected a mapping"),
+        ("- fake\n", "holds a list; expected a mapping"),
         ("tasks: {fake: !!python/object/apply:os.getpid []}\n", "is not YAML"),
     ],
 )

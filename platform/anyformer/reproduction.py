@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 
 from anyformer import presets
 from anyformer.checkpoint import load
@@ -94,11 +93,8 @@ class Reproduction:
 
     @classmethod
     def of(cls, path: Path) -> Reproduction:
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: cannot be read as YAML ({error}).") from error
-        if not isinstance(content, Mapping) or not {"metric", "rows"} <= content.keys() or not content["rows"]:
+        content = presets.read_mapping(path, "The reproduction")
+        if not {"metric", "rows"} <= content.keys() or not isinstance(content["rows"], Mapping) or not content["rows"]:
             raise ConfigError(f"{path}: expected a mapping with `metric` and `rows`.")
         known = [f.name for f in fields(cls) if f.name != "name"]
         for key in content:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from anyformer import presets
 from anyformer.errors import ConfigError, unknown
 
@@ -25,18 +23,14 @@ def read_page(
     settings: what a page may say. one_of: of which it must say something. where: the same in words.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else presets.find(shelf, name)
-    try:
-        page = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"The data set {path} cannot be read ({reason}); expected a YAML file.") from error
-    enough = isinstance(page, Mapping) and page.get("origin") and (not one_of or any(map(page.get, one_of)))
+    page = presets.read_mapping(path, "The data set")
+    enough = page.get("origin") and (not one_of or any(map(page.get, one_of)))
     if not enough:
         raise ConfigError(f"The data set {path} does not say enough; expected `origin`, and {where}.")
     for setting in page:
         if setting not in settings:
             raise unknown(f"setting of the data set {path.stem!r}:", str(setting), settings)
-    return path.stem, dict(page)
+    return path.stem, page
 
 
 def without_held_out(split: str, held_out: HeldOut, whole: Callable[[str], list[T]]) -> list[T]:

@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from anyformer import presets
 from anyformer.architecture.settings import (
     Architecture,
@@ -23,8 +21,6 @@ from anyformer.architecture.settings import (
     StreamConfig,
 )
 from anyformer.errors import ConfigError, nearest
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast, where it is built in
 
 
 def names() -> list[str]:
@@ -65,13 +61,7 @@ def _file(name: str) -> Path:
 
 def _settings(file: Path, chain: tuple[str, ...]) -> dict[str, Any]:
     """What a file says, laid over what the one says that it is like. chain: names that led here."""
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_LOADER)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"The model {file} cannot be read as YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"The model {file} holds {type(content).__name__}; expected a mapping of settings.")
-    return _laid(content, str(file), chain)
+    return _laid(presets.read_mapping(file, "The model"), str(file), chain)
 
 
 def _laid(content: Mapping[str, Any], name: str, chain: tuple[str, ...]) -> dict[str, Any]:

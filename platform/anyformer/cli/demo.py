@@ -10,7 +10,6 @@ import warnings
 from pathlib import Path
 
 import lightning as L
-import yaml
 
 from anyformer import presets
 from anyformer.checkpoint import load
@@ -54,7 +53,7 @@ def train(out: Path, minutes: float, seed: int, start: float) -> None:
 def judge(out: Path, smoke: bool) -> Report:
     """The cross-modal evaluation of what was trained, written beside it."""
     say("evaluating on held-out data")
-    config = yaml.safe_load(presets.find("evaluations", "cross_modal").read_text())
+    config = presets.read_mapping(presets.find("evaluations", "cross_modal"), "The evaluation configuration")
     if smoke:
         config["tasks"] = {name: {**(s or {}), "limit": SMOKE_LIMIT} for name, s in config["tasks"].items()}
     return evaluate(load(out / "last"), config, out, checkpoint=str(out / "last"))

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from anyformer.cli.safe import require_safe
 from anyformer.errors import ConfigError, nearest
 from anyformer.training import CheckpointDirectory, Checkpoints, Learner, Mixture, ProgressLines
 
@@ -46,6 +47,11 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("model.start", "data.start")  # weights and the tokenizers that they belong to
+        parser.add_argument(
+            "--safe", action="store_true",
+            help="An experiment file is code: it can import anything, so run only what you trust. With --safe it is "
+            "held to be data first: settings and registry names, no classes but a few listed ones, no URLs.",
+        )  # fmt: skip
 
     def instantiate_trainer(self, **kwargs: Any):
         chosen = self._get(self.config_init, "trainer", default={})
@@ -79,6 +85,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> None:
+    if "--safe" in arguments:
+        require_safe(arguments[1:])
     CLI(
         Learner,
         Mixture,

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from anyformer import presets
 from anyformer.checkpoint import load
 from anyformer.cli.evaluate import device
 from anyformer.errors import ConfigError
@@ -27,14 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"The study's settings {path} cannot be read ({reason}); expected a YAML file.") from error
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{path} holds {type(content).__name__}; expected a mapping of the study's settings.")
-    return content
+    return presets.read_mapping(path, "The study")
 
 
 def _given(pairs: Sequence[str]) -> dict[str, Any]:
@@ -44,9 +36,5 @@ def _given(pairs: Sequence[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not (name and equals):
             raise ConfigError(f"--set {pair}: expected KEY=VALUE, such as shots=4.")
-        try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"--set {pair}: its value is not YAML ({reason}).") from error
+        found[name] = presets.parsed(value, f"--set {pair}: its value")
     return found

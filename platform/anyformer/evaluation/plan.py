@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from yaml.constructor import ConstructorError
-
+from anyformer import presets
 from anyformer.contracts import SPLITS, Split
 from anyformer.errors import ConfigError, PluginError, nearest, unknown
 from anyformer.registry import tasks as registry
@@ -121,30 +119,12 @@ def _check_settings(entry: Entry) -> None:
 
 
 def _parsed(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
+    if not path.is_file():
         beside = [other.name for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise ConfigError(
-            f"The evaluation configuration {path} cannot be read ({error.strerror}); "
-            f"expected a YAML file.{nearest(path.name, beside)}"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{path} holds {type(content).__name__}; expected a mapping with `tasks`.")
-    return content
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as data, where a task written twice is an error: plain loaders silently keep the second."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        names = [key.value for key, _ in node.value]
-        twice = next((key for key, _ in node.value if names.count(key.value) > 1), None)
-        if twice is not None:
-            raise ConstructorError(None, None, f"{twice.value!r} is written twice", twice.start_mark)
-        return super().construct_mapping(node, deep)
+            f"The evaluation configuration {path} is no file; expected a YAML file.{nearest(path.name, beside)}"
+        )
+    return presets.read_mapping(path, "The evaluation configuration")
 
 
 def _whole(value: Any, at_least: int) -> bool:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from lightning.pytorch.callbacks import Callback
 
+from anyformer import presets
 from anyformer.errors import ConfigError, unknown
 from anyformer.training.checkpointing import CheckpointDirectory
 from anyformer.training.data import Mixture
@@ -69,14 +69,13 @@ class Experiment:
 
 def read(path: Path) -> Experiment:
     """Plain values only; ConfigError names an unreadable file or an unknown section."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({error}).") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected the sections model, data and trainer.")
+    content = presets.read_mapping(path, "The experiment")
     sections = {key: value for key, value in content.items() if key != "seed_everything"}
     for key in sections:
         if key not in SECTIONS:
-            raise unknown("section", key, SECTIONS)
+            raise unknown("section", str(key), SECTIONS)
+        if not isinstance(sections[key] or {}, dict):
+            raise ConfigError(
+                f"The experiment {path} has {key}: {sections[key]!r:.40}; expected a mapping of settings."
+            )
     return Experiment(*(sections.get(key) or {} for key in SECTIONS))

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from anyformer import presets
 from anyformer.errors import WeightsError, nearest
 from anyformer.weights.shape import Entry
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast, where it is built in
 LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 ENTRY_BY_ENTRY = ("defaults", "config", "tensors")
 
@@ -121,7 +119,7 @@ def table_named(name: str) -> Table:
 
 def _page(name: str) -> dict[str, Any]:
     """A table's file, laid over its base."""
-    page: dict[str, Any] = yaml.load(presets.find("weights", name).read_text(encoding="utf-8"), LOADER)
+    page = presets.read_mapping(presets.find("weights", name), "The weights table")
     if "base" not in page:
         return page
     base = _page(page["base"])

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from anyformer import presets
 from anyformer.errors import ConfigError, unknown
@@ -38,11 +37,8 @@ class Prompt:
     def named(cls, name: str) -> Prompt:
         """The template of that name in configs/prompts, or the file at that path."""
         path = Path(name) if name.endswith(".yaml") else presets.find("prompts", name)
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"The prompt {path} cannot be read ({error}); expected a YAML file.") from error
-        if not isinstance(content, Mapping) or "question" not in content:
+        content = presets.read_mapping(path, "The prompt")
+        if "question" not in content:
             raise ConfigError(f"The prompt {path} has no question; expected a mapping with `question`.")
         known = [f.name for f in fields(cls)]
         for setting in content:
