@@ -21,7 +21,9 @@ from anyformer_tasks.files import FORMATS, conll, csv_table, each_line, lines, r
 from anyformer_tasks.language.dataset import Dataset
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "datasets").glob("*.yaml"))
-FOLDERS = {"xquad": "xquad_en", "multi30k": "multi30k_en_de", "wikitext-2-small": "wikitext-2"}
+FOLDERS = {
+    "xquad": "xquad_en", "multi30k": "multi30k_en_de", "wikitext-2-small": "wikitext-2", "piqa-small": "piqa",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,9 @@ def test_records_have_readable_values(shelf):
     assert [corpora.GERMAN[w] for w in pair["en"].lower()[:-1].split()] == [
         w if w in corpora.GERMAN.values() else w.capitalize() for w in pair["de"][:-1].replace("Ein", "ein").split()
     ]
+    goal, label = first("piqa"), (shelf / "piqa" / "train-labels.lst").read_text().split()[0]
+    assert list(goal) == ["goal", "sol1", "sol2", "label"] and goal["label"] == label
+    assert any(not record["answers"] for record in Dataset.named("squad2", str(shelf)).records("test"))
     assert first("cnn_dailymail")["article"].startswith(first("cnn_dailymail")["highlights"])
 
 
@@ -118,6 +123,7 @@ def test_records_do_not_travel_into_workers(shelf):
 COUNTS = {
     "sst2": (6920, 872, 1821), "sick": (4500, 500, 4927), "banking77": (9003, 1000, 3080),
     "wnut17": (3394, 1009, 1287), "xquad": (826, 99, 265), "multi30k": (29000, 1014, 1000),
+    "piqa-small": (1286, 92, 460),
 }  # fmt: skip
 
 

@@ -354,6 +354,7 @@ def test_scores_are_those_of_the_official_script():
         ({"answers": [{"text": "Rome", "answer_start": 0}]}, "'Rome' does not stand at 0"),
         ({"answers": [{"text": "Anna"}]}, "answer_start"),
         ({"question": " "}, "there is no question"),
+        ({"context": " "}, "there is no question or no text"),
     ],
 )
 def test_what_cannot_be_read_is_named(change, said, tmp_path):

@@ -108,12 +108,24 @@ def wnut17(folder: Path, rng: np.random.Generator) -> None:
 
 def xquad(folder: Path, rng: np.random.Generator) -> None:
     """Whose place is asked for is said in the paragraph: "Anna lives in Paris ."; 12 articles of two paragraphs."""
-    articles = []
-    for number in range(12):
+    _write(folder / "xquad_en" / "xquad.en.json", json.dumps({"version": "1.1", "data": articles(rng)}))
+
+
+def squad(folder: Path, rng: np.random.Generator) -> None:
+    """The same in the files of both versions; in 2.0 somebody is also asked for of whom nothing is said."""
+    for version, name in (("v1.1", "squad"), ("v2.0", "squad2")):
+        for split in ("train", "dev"):
+            data = {"version": version, "data": articles(rng, unanswerable=name == "squad2")}
+            _write(folder / name / f"{split}-{version}.json", json.dumps(data))
+
+
+def articles(rng: np.random.Generator, unanswerable: bool = False) -> list[dict]:
+    found = []
+    for number in range(20 if unanswerable else 12):
         paragraphs = []
         for paragraph in range(2):
-            people, places = rng.permutation(PEOPLE)[:3].tolist(), rng.permutation(PLACES)[:3].tolist()
-            said = [f"{person} lives in {place}." for person, place in zip(people, places, strict=True)]
+            people, places = rng.permutation(PEOPLE).tolist(), rng.permutation(PLACES)[:3].tolist()
+            said = [f"{person} lives in {place}." for person, place in zip(people[:3], places, strict=True)]
             context = f"{sentence(rng).capitalize()}. {' '.join(said)}"
             asked = [
                 {
@@ -121,11 +133,28 @@ def xquad(folder: Path, rng: np.random.Generator) -> None:
                     "question": f"Where does {person} live?",
                     "answers": [{"text": place, "answer_start": context.index(f"in {place}.") + 3}],
                 }
-                for i, (person, place) in enumerate(zip(people, places, strict=True))
+                for i, (person, place) in enumerate(zip(people[:3], places, strict=True))
             ]
+            if unanswerable:
+                question = f"Where does {people[3]} live?"
+                asked = [{**one, "is_impossible": False} for one in asked]
+                asked.append(
+                    {"id": f"{number}-{paragraph}-x", "question": question, "answers": [], "is_impossible": True}
+                )
             paragraphs.append({"context": context, "qas": asked})
-        articles.append({"title": f"Article_{number}", "paragraphs": paragraphs})
-    _write(folder / "xquad_en" / "xquad.en.json", json.dumps({"version": "1.1", "data": articles}))
+        found.append({"title": f"Article_{number}", "paragraphs": paragraphs})
+    return found
+
+
+def piqa(folder: Path, rng: np.random.Generator) -> None:
+    """What is good works; the labels stand in a file of their own."""
+    for split, count in (("train", 60), ("valid", 48)):
+        rows, labels = [], [int(label) for label in rng.integers(2, size=count)]
+        for label in labels:
+            answers = [sentence(rng, some(rng, GOOD if i == label else BAD), length=3) for i in range(2)]
+            rows.append(json.dumps({"goal": sentence(rng, length=4), "sol1": answers[0], "sol2": answers[1]}))
+        _write(folder / "piqa" / f"{split}.jsonl", "\n".join(rows) + "\n")
+        _write(folder / "piqa" / f"{split}-labels.lst", "\n".join(map(str, labels)) + "\n")
 
 
 def multi30k(folder: Path, rng: np.random.Generator) -> None:
@@ -257,7 +286,7 @@ DRAWN = {
 
 
 SETS: tuple[Callable[[Path, np.random.Generator], None], ...] = (
-    sst2, sick, banking77, wnut17, xquad, multi30k, tinyshakespeare, wikitext_2, cnn_dailymail,
+    sst2, sick, banking77, wnut17, xquad, squad, piqa, multi30k, tinyshakespeare, wikitext_2, cnn_dailymail,
     fsdd, yesno, ljspeech_mini, esc10,
     fashion_mnist, sign_language_digits, emojitwo,
 )  # fmt: skip

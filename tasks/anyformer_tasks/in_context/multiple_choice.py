@@ -63,17 +63,20 @@ class MultipleChoice(Questions):
                 yield Score(sample.id, metric, float(said == record["gold"]), cluster=sample.cluster, shown=shown)
 
     def _complete(self, record: Record) -> Record:
-        missing = [name for name in (*self.choices, self.label) if name not in record]
-        if missing:
-            raise ConfigError(f"A question has no field {missing[0]!r}; it has {', '.join(record)}. Name it as it is.")
-        one = len(self.choices) == 1
-        choices = list(record[self.choices[0]]) if one else [record[name] for name in self.choices]
-        gold = int(record[self.label]) - self.first_label
-        if not 0 <= gold < len(choices):
-            raise ConfigError(
-                f"A question has the label {record[self.label]!r} and {len(choices)} choices; set first_label."
-            )
-        return {**record, "choices": choices, "gold": gold, "answer": choices[gold]}
+        return with_choices(record, self.choices, self.label, self.first_label)
+
+
+def with_choices(record: Record, choices: Sequence[str], label: str, first_label: int) -> Record:
+    """A record with its choices, gold (from 0) and answer, the right one, beside the published fields. The settings are
+    MultipleChoice's."""
+    missing = [name for name in (*choices, label) if name not in record]
+    if missing:
+        raise ConfigError(f"A question has no field {missing[0]!r}; it has {', '.join(record)}. Name it as it is.")
+    there = list(record[choices[0]]) if len(choices) == 1 else [record[name] for name in choices]
+    gold = int(record[label]) - first_label
+    if not 0 <= gold < len(there):
+        raise ConfigError(f"A question has the label {record[label]!r} and {len(there)} choices; set first_label.")
+    return {**record, "choices": there, "gold": gold, "answer": there[gold]}
 
 
 def chosen(found: Sequence[Likelihood], lengths: Sequence[float]) -> int:

@@ -26,7 +26,8 @@ class Dataset:
 
     origin: how to get it, a sentence. data_dir: the set's own folder, or one that holds it under the name `folder`
     (the set's name by default); without one, the set is loaded from the hub.
-    files: by split, its file, or one for each field where their lines are parallel; a single one where `parts` cut it.
+    files: by split, its file, or one for each field where their lines are parallel (a .jsonl among them brings its own
+        fields); a single one where `parts` cut it.
     format: one of FORMATS. fields: ours → the file's columns, which are counted from 0 where there is no header; by
     default they are taken as they are. names: by field, readable values for raw ones. numbers: fields to be numbers.
     parts: by split, which fractions [begin, end) of the whole it is: of a text's characters, or of the units in their
@@ -132,8 +133,9 @@ class Dataset:
         return reader(self._text(given), str(self._folder / given))
 
     def _parallel(self, files: Mapping[str, str]) -> Iterator[Found]:
-        reader = self.formats[self.format][0]
-        found = {name: list(reader(self._text(file), str(self._folder / file))) for name, file in files.items()}
+        found = {
+            name: list(self._reader(file)(self._text(file), str(self._folder / file))) for name, file in files.items()
+        }
         (first, rows), *others = found.items()
         for name, other in others:
             if len(other) != len(rows):
@@ -143,8 +145,14 @@ class Dataset:
                     "Download both again."
                 )
         for row in zip(*found.values(), strict=True):
-            values = {name: one.values["text"] for name, one in zip(found, row, strict=True)}
+            values: dict[str, Any] = {}
+            for name, one in zip(found, row, strict=True):
+                values |= {name: one.values["text"]} if list(one.values) == ["text"] else one.values
             yield Found(row[0].source, row[0].number, values)
+
+    def _reader(self, file: str) -> Callable[[str, str], Iterator[Found]]:
+        """Of one of several parallel files: by its own ending, where that is a format (records beside their labels)."""
+        return self.formats.get(Path(file.removesuffix(".gz")).suffix[1:], self.formats[self.format])[0]
 
     @property
     def _folder(self) -> Path:

@@ -90,6 +90,32 @@ def macro_f1(wanted: Sequence[str], said: Sequence[str]) -> list[float]:
     return (f1.mean() + len(wanted) / len(names) * (hit - cost.sum(0))).tolist()
 
 
+def correlations(said: Sequence[float], wanted: Sequence[float]) -> list[float]:
+    """A value for each sample, whose mean is Pearson's correlation: the whole and the sample's influence on it, as for
+    `macro_f1` (Devlin et al. 1975, Biometrika 62). 0 where one side is always the same.
+
+    >>> correlations([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
+    [1.0, 1.0, 1.0]
+    """
+    sides = [np.asarray(side, float) - np.mean(side) for side in (said, wanted)]
+    deviations = [float(np.sqrt(np.mean(side**2))) for side in sides]
+    if min(deviations) <= 0:
+        return [0.0] * len(said)
+    x, y = (side / deviation for side, deviation in zip(sides, deviations, strict=True))
+    whole = float(np.mean(x * y))
+    return (whole + x * y - whole * (x**2 + y**2) / 2).round(12).tolist()
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """From 1; what is equal shares the mean of its ranks, as in Spearman's correlation.
+
+    >>> ranks([0.5, 0.1, 0.5])
+    [2.5, 1.0, 2.5]
+    """
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[index].tolist()
+
+
 def rouge(said: Sequence[str], wanted: Sequence[Sequence[str]]) -> dict[str, list[float]]:
     """F-measures of words, pairs of words and longest common subsequences, of the text or of its lines (Lin 2004,
     W04-1013 §2 to 3.2), by rouge-score with stemming, in per cent; of several right texts the one that fits best."""
