@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
 from anyformer.contracts import Metric, Objective, Sample, Score, Split, Task
-from anyformer.errors import ConfigError, PluginError
+from anyformer.errors import ConfigError
 from anyformer.objectives import Prefix
+from anyformer_tasks.packages import require
 
 if TYPE_CHECKING:
     from anyformer.model import Model
@@ -94,12 +95,9 @@ class Digits(Task):
 
     @cached_property
     def _data(self) -> tuple[Float[np.ndarray, "scans 8 8"], Int64[np.ndarray, " scans"]]:
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise PluginError(
-                "The task 'digits' expects scikit-learn, which is not installed; pip install 'anyformer[demo]'."
-            ) from error
+        require("scikit-learn", "demo", "The task 'digits' is a part of")
+        from sklearn.datasets import load_digits
+
         found = load_digits()
         return found.images, found.target
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from anyformer.contracts import Metric, Sample, Score, Split, Task
-from anyformer.errors import ConfigError, PluginError, unknown
+from anyformer.errors import ConfigError, unknown
 from anyformer.objectives import Classification
 from anyformer_tasks.files import Record
 from anyformer_tasks.language.dataset import Dataset
 from anyformer_tasks.language.judgement import label_scores
 from anyformer_tasks.language.measures import macro_f1
+from anyformer_tasks.packages import require
 
 if TYPE_CHECKING:
     from anyformer.contracts import Objective
@@ -121,13 +122,10 @@ def shortened(texts: Sequence[str], most: int) -> list[str]:
 
 def bag_of_words(train: Sequence[str], labels: Sequence[str], test: Sequence[str]) -> list[str]:
     """Labels for the test texts, from labelled training texts."""
-    try:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
-    except ImportError as error:
-        raise PluginError(
-            f"The baseline of {NAME!r} expects scikit-learn, which is not installed; pip install 'anyformer[demo]'."
-        ) from error
+    require("scikit-learn", "demo", f"The baseline of {NAME!r} is fitted by")
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
     words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\b\w+\b").fit(train)
     fitted = LogisticRegression(C=10, max_iter=1000).fit(words.transform(train), labels)  # C = 1 is worse on all sets
     return fitted.predict(words.transform(test)).tolist()

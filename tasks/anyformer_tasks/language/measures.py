@@ -6,15 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from itertools import zip_longest
 
 import numpy as np
 from jaxtyping import Float
 
 from anyformer.contracts import Metric
-from anyformer.errors import PluginError
 from anyformer_tasks.in_context.open_qa import normalised
+from anyformer_tasks.packages import require
 
 Judge = Callable[[Sequence[str], Sequence[Sequence[str]]], Mapping[str, Sequence[float]]]
 """(what was said, for each the texts that are right) → by metric a value for each."""
@@ -34,13 +33,8 @@ class Measure:
 
     def require(self) -> None:
         """PluginError where the package is missing."""
-        try:
-            metadata.version(self.package or "anyformer")
-        except metadata.PackageNotFoundError:
-            raise PluginError(
-                f"{', '.join(self.names)} is judged by {self.package}, which is not installed; "
-                "pip install 'anyformer[metrics]'."
-            ) from None
+        if self.package:
+            require(self.package, "metrics", f"{', '.join(self.names)} is judged by")
 
 
 def bleu(said: Sequence[str], wanted: Sequence[Sequence[str]]) -> dict[str, list[float]]:

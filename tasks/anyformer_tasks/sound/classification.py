@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 
 from anyformer.contracts import Metric, Sample, Score, Split, Task
-from anyformer.errors import PluginError
 from anyformer.objectives import Classification
 from anyformer.tokens import Tokens
 from anyformer_tasks.language.judgement import prepared, told
+from anyformer_tasks.packages import require
 from anyformer_tasks.sound.clip import Clip
 from anyformer_tasks.sound.dataset import SoundSet
 
@@ -104,15 +104,12 @@ def summary(clip: Clip, rate: int, mels: int = 64) -> Float[np.ndarray, " featur
 
 
 def _classifiers() -> dict[str, Callable[[], Any]]:
-    try:
-        from sklearn.ensemble import RandomForestClassifier
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        raise PluginError(
-            f"The baselines of {NAME!r} expect scikit-learn, which is not installed; pip install 'anyformer[demo]'."
-        ) from error
+    require("scikit-learn", "demo", f"The baselines of {NAME!r} are fitted by")
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     return {
         "random forest": lambda: RandomForestClassifier(500, random_state=0),
         "logistic regression": lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),

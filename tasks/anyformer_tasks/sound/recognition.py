@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from anyformer.contracts import Metric, Sample, Score, Split, Task
-from anyformer.errors import ConfigError, PluginError, nearest
+from anyformer.errors import ConfigError, nearest
 from anyformer.objectives import CTC
 from anyformer.objectives.ctc import blank_of
 from anyformer.objectives.transcripts import Decoding, PrefixBeams, greedy, log_probabilities
 from anyformer.tokens import Tokens
 from anyformer_tasks.language.judgement import prepared
+from anyformer_tasks.packages import require
 from anyformer_tasks.sound.clip import Clip
 from anyformer_tasks.sound.dataset import SoundSet
 from anyformer_tasks.sound.spelling import Counted
@@ -143,12 +143,7 @@ class SpeechRecognition(Task):
 
 def _jiwer() -> Any:
     """PluginError where the package is missing."""
-    try:
-        metadata.version("jiwer")
-    except metadata.PackageNotFoundError:
-        raise PluginError(
-            f"{WORDS} and {CHARACTERS} are counted by jiwer, which is not installed; pip install 'anyformer[metrics]'."
-        ) from None
+    require("jiwer", "metrics", f"{WORDS} and {CHARACTERS} are counted by")
     import jiwer
 
     return jiwer
