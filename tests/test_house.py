@@ -17,7 +17,7 @@ SOURCE_ROOTS = ("platform", "tokenizers", "tasks")
 ROOMS = (
     *("errors", "episode", "registry", "presets", "architecture", "tokens", "mask", "batch"),
     *("contracts", "sublayers", "backbone", "recurrent", "model", "objectives", "checkpoint", "weights", "training"),
-    *("evaluation", "reproduction", "inspection", "testing", "chaos", "cli"),
+    *("evaluation", "reproduction", "matrix", "inspection", "testing", "chaos", "bench", "cli"),
 )
 """The platform's rooms from left to right; each imports only what stands to its left."""
 

@@ -45,12 +45,14 @@ class Step:
     """An experiment to train, by its name in `configs/experiments` or its file's path.
 
     set: values that differ, by place (`data.token_budget`). cpu_minutes: train for so long, whatever the machine,
-    instead of the experiment's number of steps.
+    instead of the experiment's number of steps. take: the parts that it takes over from the one before it, see
+    Learner.start_parts; by default all, and tokenizers.
     """
 
     experiment: str
     set: Mapping[str, Any] = field(default_factory=dict)
     cpu_minutes: float | None = None
+    take: Sequence[str] = ()
 
     def settings(self) -> Experiment:
         """The experiment with its changes."""
@@ -100,7 +102,7 @@ class Reproduction:
         for key in content:
             if key not in known:
                 raise unknown("reproduction setting", str(key), known)
-        rows = {str(row): tuple(_step(path, entry) for entry in steps) for row, steps in content["rows"].items()}
+        rows = {str(row): tuple(step_of(path, entry) for entry in steps) for row, steps in content["rows"].items()}
         headline = content.get("headline", list(rows)[-1])
         if headline not in (*rows, MEAN):
             raise unknown("row", str(headline), [*rows, MEAN])
@@ -108,7 +110,7 @@ class Reproduction:
         return cls(path.stem, rows=rows, headline=headline, bars=tuple(content.get("bars", ())), **rest)
 
 
-def _step(path: Path, entry: Any) -> Step:
+def step_of(path: Path, entry: Any) -> Step:
     settings = {"experiment": entry} if isinstance(entry, str) else entry
     if not isinstance(settings, Mapping) or "experiment" not in settings:
         raise ConfigError(
@@ -193,7 +195,9 @@ def train(step: Step, out: Path, data_dir: str | None, seed: int, before: Path |
     experiment = step.settings()
     start = None if before is None else str(before)
     L.seed_everything(seed, verbose=False)
-    mixture = experiment.mixture(seed=seed, start=start, data_dir=data_dir)
+    if start is not None and step.take:
+        experiment = experiment.changed({"model.start_parts": list(step.take)})
+    mixture = experiment.mixture(seed=seed, start=None if step.take else start, data_dir=data_dir)
     odometer = Odometer()
     callbacks = [Checkpoints(every_n_train_steps=10**9), ProgressLines(20.0), odometer]
     if step.cpu_minutes is None:
@@ -211,7 +215,7 @@ def judge(
     """The row of one chain: its last checkpoint on the test split of its task."""
     began = cpu_seconds()
     last = chain[-1]
-    tasks = {n: _own(s) for n, s in last.experiment.data["tasks"].items() if reproduction.task in (None, n)}
+    tasks = {n: own_settings(s) for n, s in last.experiment.data["tasks"].items() if reproduction.task in (None, n)}
     if len(tasks) != 1:
         raise ConfigError(
             f"Reproduction {reproduction.name!r}, row {name!r}: expected one task to judge; "
@@ -244,9 +248,9 @@ def judge(
     )
 
 
-def _own(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+def own_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
     """A task's settings without those that only a mixture reads."""
-    return {key: value for key, value in (settings or {}).items() if key not in ("weight", "loss_weight")}
+    return {key: value for key, value in (settings or {}).items() if key not in ("weight", "loss_weight", "samples")}
 
 
 def _slug(name: str) -> str:

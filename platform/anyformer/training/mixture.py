@@ -6,7 +6,7 @@ their number changes nothing, and a resumed run continues exactly where it stopp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -47,18 +47,66 @@ class Chance:
         return getattr(self._rng, name)
 
 
+@dataclass(frozen=True)
+class Ramp:
+    """A weight over optimiser steps: `first` up to step `since`, `last` from step `until` on, between them a line."""
+
+    first: float
+    last: float
+    since: int = 0
+    until: int = 0
+
+    def __call__(self, step: int) -> float:
+        if step >= self.until:
+            return self.last
+        done = max(0, step - self.since) / (self.until - self.since)
+        return self.first + (self.last - self.first) * done
+
+    @classmethod
+    def of(cls, task: str, given: Any) -> Ramp:
+        """From a number, or `{from, to, until}` and perhaps `since`; ConfigError for anything else."""
+        if isinstance(given, Mapping):
+            known = {"from", "to", "until", "since"}
+            numbers = all(_is_number(given.get(key, 0)) for key in known)
+            if {"from", "to", "until"} <= given.keys() <= known and numbers:
+                found = cls(float(given["from"]), float(given["to"]), int(given.get("since", 0)), int(given["until"]))
+                if min(found.first, found.last) >= 0 < max(found.first, found.last) and 0 <= found.since < found.until:
+                    return found
+        elif _is_number(given) and given > 0:
+            return cls(float(given), float(given))
+        raise ConfigError(
+            f"Task {task!r} has weight={given!r}; expected a number above 0, or `{{from: 4, to: 1, until: 1000}}`: "
+            "weights of 0 or more, one above it, and the step at which the second is reached, behind `since`."
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
 class Source:
     """One task's training samples in shuffled passes, without end.
 
-    unreadable: whether a sample that cannot be measured is passed over.
+    unreadable: whether a sample that cannot be measured is passed over. few: how many of the samples there are to be,
+    drawn by lot; by default all.
     """
 
     def __init__(
-        self, task: str, size: int, length: Callable[[int], int], seed: int, unreadable: Unreadable | None = None
+        self,
+        task: str,
+        size: int,
+        length: Callable[[int], int],
+        seed: int,
+        unreadable: Unreadable | None = None,
+        few: int | None = None,
     ) -> None:
         if size == 0:
             raise ConfigError(f"Task {task!r} has no training samples.")
-        self.task, self.size, self.seed = task, size, seed
+        if few is not None and not 0 < few <= size:
+            raise ConfigError(f"Task {task!r} has samples={few} of {size}; expected a number from 1 to {size}.")
+        every = range(size)
+        self.indices = every if few is None else sorted(keyed(seed, "few", task).permutation(size)[:few].tolist())
+        self.task, self.size, self.seed = task, len(self.indices), seed
         self._length, self._unreadable = length, unreadable or Unreadable({})
         self._lengths: dict[int, int | None] = {}
         self._passes: dict[int, np.ndarray] = {}
@@ -67,7 +115,7 @@ class Source:
         epoch, place = divmod(cursor, self.size)
         if epoch not in self._passes:
             self._passes = {epoch: keyed(self.seed, "pass", self.task, epoch).permutation(self.size)}
-        return Reference(self.task, int(self._passes[epoch][place]), epoch)
+        return Reference(self.task, self.indices[int(self._passes[epoch][place])], epoch)
 
     def length(self, index: int) -> int | None:
         """None for a sample that cannot be measured and is passed over."""
@@ -87,44 +135,72 @@ class Plan:
 
     A task is owed `share · budget` tokens by each batch; it gives samples while it is owed any and the batch
     has room, and what it gave too little or too much is carried to the next batch.
+
+    weights: of the tasks, in proportion to which they have shares; they may change from step to step, each of `every`
+    batches. limits: the most tokens of a batch from sources of a kind, kinds: of which each is; what a limit refuses is
+    owed to nobody, and the batch is smaller.
     """
 
-    def __init__(self, sources: Sequence[Source], shares: Sequence[float], budget: int) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        weights: Sequence[float | Ramp],
+        budget: int,
+        every: int = 1,
+        limits: Mapping[str, int] | None = None,
+        kinds: Sequence[str] = (),
+    ) -> None:
         if not sources:
             raise ConfigError("A mixture needs at least one task.")
-        if min(shares) <= 0:
-            raise ConfigError(f"Mixture weights must be positive; got {list(shares)}.")
-        self.sources = list(sources)
-        self.shares = [share / sum(shares) for share in shares]
-        self.budget = budget
+        self.sources, self.budget, self.every = list(sources), budget, every
+        self.ramps = [weight if isinstance(weight, Ramp) else Ramp(weight, weight) for weight in weights]
+        if any(max(r.first, r.last) <= 0 or min(r.first, r.last) < 0 for r in self.ramps):
+            raise ConfigError(f"Mixture weights must be positive; got {list(weights)}.")
+        for step in sorted({step for ramp in self.ramps for step in (ramp.since, ramp.until)}):
+            if sum(ramp(step) for ramp in self.ramps) <= 0:
+                raise ConfigError(
+                    f"All weights of the mixture are 0 at step {step}; expected one above it at any time."
+                )
+        self.kinds, self.limits = list(kinds) or [""] * len(self.sources), dict(limits or {})
+
+    def shares(self, batch: int) -> list[float]:
+        """Each task's part of the tokens of the batch of this number."""
+        weights = [ramp(batch // self.every) for ramp in self.ramps]
+        return [weight / sum(weights) for weight in weights]
 
     def batches(self, start: int = 0) -> Iterator[list[Reference]]:
         """Batch number `start`, `start + 1`, … without end."""
         cursors, owed = [0] * len(self.sources), [0.0] * len(self.sources)
         number = 0
         while True:
-            batch = self._next(cursors, owed)
+            batch = self._next(self.shares(number), cursors, owed)
             if number >= start:
                 yield batch
             number += 1
 
-    def _next(self, cursors: list[int], owed: list[float]) -> list[Reference]:
+    def _next(self, shares: Sequence[float], cursors: list[int], owed: list[float]) -> list[Reference]:
         """One batch; moves the cursors and the debts on."""
         batch: list[Reference] = []
-        room = self.budget
-        for task, share in enumerate(self.shares):
-            owed[task] += share * self.budget
+        room, left, refused = self.budget, dict(self.limits), 0.0
+        while True:  # once, but where limits have refused so much that nobody is owed anything
+            for task, share in enumerate(shares):
+                owed[task] += share * self.budget
+            if max(owed) > 0:
+                break
         for task in sorted(range(len(owed)), key=lambda t: -owed[t]):
+            kind = self.kinds[task]
             while owed[task] > 0:
                 reference, length, behind = self._peek(task, cursors[task])
-                if length > room:
+                if length > left.get(kind, length):
+                    refused, owed[task] = refused + owed[task], 0.0
+                elif length > room:
                     break
-                batch.append(reference)
-                cursors[task] = behind
-                owed[task] -= length
-                room -= length
-        for task, share in enumerate(self.shares):  # room that nothing fitted into is owed to nobody
-            owed[task] -= share * room
+                else:
+                    batch.append(reference)
+                    cursors[task], owed[task], room = behind, owed[task] - length, room - length
+                    left |= {kind: left[kind] - length} if kind in left else {}
+        for task, share in enumerate(shares):  # room that nothing fitted into is owed to nobody
+            owed[task] -= share * max(0.0, room - refused)
         return batch
 
     def _peek(self, task: int, cursor: int) -> tuple[Reference, int, int]:
@@ -134,9 +210,11 @@ class Plan:
         while (length := source.length(reference.index)) is None:
             cursor += 1
             reference = source.at(cursor)
-        if length > self.budget:
+        most = min(self.budget, self.limits.get(self.kinds[task], self.budget))
+        if length > most:
+            setting = "token_budget" if most == self.budget else f"modality_budgets: {self.kinds[task]}"
             raise LimitError(
                 f"Task {source.task!r}, sample {reference.index}: {length} tokens do not fit a batch of "
-                f"token_budget={self.budget}. Raise the budget or cut the task's samples."
+                f"{setting}={most}. Raise the budget or cut the task's samples."
             )
         return reference, length, cursor + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 
@@ -34,6 +35,7 @@ class Tally:
         self.counts: dict[Term, float] = {}
         self.task_tokens: Counter[str] = Counter()
         self.tokens = 0
+        self.since = time.monotonic()
 
     def add(self, batch: Batch, losses: Mapping[str, Loss]) -> None:
         self.tokens += batch.tokens
@@ -52,3 +54,7 @@ class Tally:
     def share(self, task: str) -> float:
         """The task's part of all tokens seen."""
         return self.task_tokens[task] / max(1, self.tokens)
+
+    def speed(self, task: str) -> float:
+        """The task's tokens per second since the last report."""
+        return self.task_tokens[task] / max(time.monotonic() - self.since, 1e-9)
