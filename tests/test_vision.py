@@ -94,7 +94,7 @@ def test_torchvision_reads_what_is_there_and_says_how_to_get_what_is_not(tmp_pat
     with pytest.raises(ConfigError, match=r"'CIFAR11'.*Did you mean 'CIFAR10"):
         page(tmp_path, format="torchvision", reader="CIFAR11", files={"train": "train"}).records("train")
     made = page(tmp_path, format="torchvision", reader="FakeData", files={"train": "train"})
-    with pytest.raises(TypeError):  # it has neither: not a published set
+    with pytest.raises(ConfigError, match="FakeData has no splits"):  # not a published set
         made.records("train")
 
 

@@ -3,6 +3,8 @@
     PictureSet.named("fashion-mnist", "data/fashion-mnist").records("train")[0]
         →  {"image": uint8[28, 28], "label": "ankle boot"}
 
+Without a page, a folder of folders is a set, and so is what torchvision has a class for: `named` says how.
+
 A picture is what `pixels` takes: an array, or the place of one that is read when it is needed.
 """
 
@@ -10,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -20,6 +23,9 @@ from anyformer_tasks.language import hub
 from anyformer_tasks.language.dataset import Dataset
 from anyformer_tasks.vision.picture import Nth
 from anyformer_tasks.vision.readers import READERS
+
+SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
+"""What the folders of a set's splits are called."""
 
 
 @dataclass
@@ -40,6 +46,33 @@ class PictureSet(Dataset):
 
     shelf: ClassVar[str] = "datasets/vision"
     formats: ClassVar[Mapping[str, Any]] = READERS
+
+    @classmethod
+    def named(cls, name: str, data_dir: str = "") -> Self:
+        """The set of that name on the shelf, or the one that the YAML file at that path describes; a folder's; or that
+        of a class of torchvision.datasets (`CIFAR100`), over the files that it has downloaded into `data_dir`."""
+        if Path(name).is_dir():
+            return cls.of_folder(Path(name))
+        if name[:1].isupper() and name.isidentifier():
+            splits = {"train": "train", "test": "test"}
+            told = f"torchvision.datasets.{name}(root, download=True), and the root as data_dir"
+            return cls(
+                name, told, data_dir or ".", ".", splits, "torchvision", reader=name,
+                held_out={"validation": {"of": "train", "every": 10}},
+            )  # fmt: skip
+        return super().named(name, data_dir)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Self:
+        """A folder for each label, as torchvision's ImageFolder has it: in one folder for each split, or all in one, of
+        which eight tenths are for training, one for validation and one for the test."""
+        there = {split: [n for n in names if (folder / n).is_dir()] for split, names in SPLIT_FOLDERS.items()}
+        files = {split: found[0] for split, found in there.items() if found}
+        if "train" not in files:
+            parts = {"train": [0, 0.8], "validation": [0.8, 0.9], "test": [0.9, 1]}
+            return cls(folder.name, f"put it into {folder}", str(folder), ".", ".", "folders", parts=parts, order=0)
+        held_out = {} if "validation" in files else {"validation": {"of": "train", "every": 10}}
+        return cls(folder.name, f"put it into {folder}", str(folder), ".", files, "folders", held_out=held_out)
 
     def _read(self, given: Any) -> Iterator[Found]:
         try:

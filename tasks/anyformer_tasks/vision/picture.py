@@ -50,3 +50,15 @@ def pixels(place: Any, size: int = 0) -> Pixels:
             f"The picture {place!r:.120} cannot be read ({type(error).__name__}: {error}); expected an undamaged one. "
             "Replace it or leave it out."
         ) from error
+
+
+def trimmed(picture: Pixels) -> Pixels:
+    """What lies within the outermost pixels that differ from the one in the upper left corner; all of it, if none does.
+
+    >>> trimmed(np.array([[0, 0, 0], [0, 7, 0], [0, 9, 0]], np.uint8)).tolist()
+    [[7], [9]]
+    """
+    differs = picture != picture[:1, :1]
+    drawn = differs.any(-1) if picture.ndim == 3 else differs
+    rows, columns = (np.flatnonzero(drawn.any(axis)) for axis in (1, 0))
+    return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else picture

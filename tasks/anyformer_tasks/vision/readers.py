@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from anyformer.errors import ConfigError, PluginError, unknown
+from anyformer.errors import ConfigError, unknown
 from anyformer_tasks.files import Found
+from anyformer_tasks.packages import require
 from anyformer_tasks.vision.picture import Nth
 
 Reader = Callable[[Path, Any, str], Iterator[Found]]
@@ -77,12 +78,9 @@ def by_number(path: str) -> tuple[list[int], str]:
 
 def scikit_learn(folder: Path, name: Any, reader: str) -> Iterator[Found]:
     """What scikit-learn brings along, `load_<name>`, its grey levels on the scale of 0 to 255."""
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise PluginError(
-            "The set is a part of scikit-learn, which is not installed; pip install 'anyformer[demo]'."
-        ) from error
+    require("scikit-learn", "demo", "The set is a part of")
+    from sklearn import datasets
+
     found = getattr(datasets, f"load_{name}")()
     levels = np.rint(found.images * (255 / found.images.max())).astype(np.uint8)
     for number, (image, label) in enumerate(zip(levels, found.target.tolist(), strict=True), 1):
@@ -99,6 +97,11 @@ def torchvision(folder: Path, split: Any, reader: str) -> Iterator[Found]:
         raise unknown("class of torchvision.datasets", reader, datasets.__all__)
     kind = getattr(datasets, reader)
     known = inspect.signature(kind).parameters
+    if not {"train", "split"} & known.keys():
+        raise ConfigError(
+            f"torchvision's {reader} has no splits; expected a class that takes `train` or `split`. For a folder of "
+            "folders, give its path as the data set."
+        )
     chosen = {"train": split == "train"} if "train" in known else {"split": split}
     try:
         found = kind(str(folder), **chosen, **({"download": False} if "download" in known else {}))
