@@ -22,15 +22,8 @@ from anyformer.checkpoint.directory import (
     verify,
     write,
 )
-from anyformer.checkpoint.models import (
-    begin_with,
-    check_tokenizers,
-    describe,
-    load,
-    load_tokenizers,
-    save,
-    tokenizer_files,
-)
+from anyformer.checkpoint.models import begin_with, describe, load, save
+from anyformer.checkpoint.tokenizers import check_tokenizers, load_tokenizers, tokenizer_files
 
 __all__ = [
     "FORMAT",

@@ -18,7 +18,9 @@ from anyformer.errors import CheckpointError
 
 def read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text())
+        if not file.is_file():  # a pipe would be waited for
+            raise OSError("no such file")
+        return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error}).") from error
 

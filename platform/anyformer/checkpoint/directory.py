@@ -47,6 +47,9 @@ def write(
     if trainer is not None:
         skeleton, tensors = split(trainer)
         contents |= {"trainer.json": json_file(skeleton), "trainer.safetensors": tensors_to(tensors)}
+    for name in contents:
+        if not (target / name).resolve().is_relative_to(target.resolve()):
+            raise CheckpointError(f"{target}: the file {name!r} would lie outside. Rename what it is named after.")
     manifest = {
         "format": FORMAT,
         "step": step,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from anyformer.checkpoint.content import read_json, read_tensors
-from anyformer.checkpoint.directory import FORMAT, resolve, sound, write
-from anyformer.contracts import Tokenizer
-from anyformer.errors import AnyformerError, CheckpointError
+from anyformer.checkpoint.directory import FORMAT, sound, write
+from anyformer.checkpoint.tokenizers import described, difference, tokenizer_files, tokenizers_of
+from anyformer.errors import CheckpointError
 from anyformer.model import Model
 from anyformer.model.parts import PER_STREAM, check_parts, in_parts
 from anyformer.registry import tokenizers as registry
@@ -26,10 +26,8 @@ def save(model: Model, path: str | Path) -> None:
 def load(path: str | Path, map_location: str | torch.device = "cpu") -> Model:
     """A model in `eval` mode, with its tokenizers, from a checkpoint directory (or one that holds `last`)."""
     path = sound(path)
-    try:
-        model = Model(load_tokenizers(path), **read_json(path / "config.json")["model"])
-    except (TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path}: config.json does not describe a model ({error}).") from error
+    with described(path, "a model"):
+        model = Model(tokenizers_of(path), **read_json(path / "config.json")["model"])
     try:
         model.load_state_dict(read_tensors(path / "model.safetensors"))
     except RuntimeError as error:
@@ -37,15 +35,6 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Model:
             f"{path}: the weights do not fit the model that config.json describes: {error}"
         ) from error
     return model.to(map_location).eval()
-
-
-def load_tokenizers(path: str | Path) -> dict[str, Tokenizer]:
-    """The tokenizers of a checkpoint, by name."""
-    path = resolve(path)
-    try:
-        return {n: _tokenizer(path, n, entry) for n, entry in read_json(path / "config.json")["tokenizers"].items()}
-    except (TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path}: config.json does not describe tokenizers ({error}).") from error
 
 
 def begin_with(model: Model, path: str | Path, layers: Sequence[int] = (), parts: Sequence[str] = ()) -> list[str]:
@@ -70,7 +59,8 @@ def begin_with(model: Model, path: str | Path, layers: Sequence[int] = (), parts
             continue  # nothing that is taken depends on how it encodes
         if entries[name]["fingerprint"] != model.tokenizers[name].fingerprint():
             raise CheckpointError(
-                f"{path}: its tokenizer {name!r} encodes otherwise than the model's. Take the checkpoint's own: "
+                f"{path}: its tokenizer {name!r} encodes otherwise than the model's: "
+                f"{difference(path, name, entries[name], model.tokenizers[name])}. Take the checkpoint's own: "
                 "Mixture(start=...)."
             )
     for name in sorted(ours.keys() & theirs.keys()):
@@ -108,45 +98,3 @@ def describe(model: Model) -> dict[str, Any]:
         for name, t in model.tokenizers.items()
     }
     return {"format": FORMAT, "model": model.config(), "tokenizers": entries}
-
-
-def tokenizer_files(tokenizers: Mapping[str, Tokenizer]) -> dict[str, bytes]:
-    return {f"tokenizers/{name}/{file}": data for name, t in tokenizers.items() for file, data in t.state().items()}
-
-
-def check_tokenizers(path: str | Path, tokenizers: Mapping[str, Tokenizer]) -> None:
-    """Refuse a checkpoint whose tokenizers encode otherwise than these, saying where they differ."""
-    stored = read_json(Path(path) / "config.json")["tokenizers"]
-    for name in sorted({*stored, *tokenizers}):
-        if name not in stored or name not in tokenizers:
-            where = "the run" if name in tokenizers else "the checkpoint"
-            raise CheckpointError(f"{path}: tokenizer {name!r} exists only in {where}. Use the checkpoint's own set.")
-        theirs, ours = stored[name], tokenizers[name]
-        if theirs["fingerprint"] == ours.fingerprint():
-            continue
-        settings = {
-            key: (theirs["config"].get(key), ours.config().get(key))
-            for key in {*theirs["config"], *ours.config()}
-            if theirs["config"].get(key) != ours.config().get(key)
-        }
-        said = "; ".join(f"{k} was {a!r} and is {b!r}" for k, (a, b) in sorted(settings.items()))
-        raise CheckpointError(
-            f"{path}: tokenizer {name!r} differs from the one that was trained with: "
-            f"{said or 'same settings, but it was fitted on other data'}. Load the checkpoint's tokenizer instead."
-        )
-
-
-def _tokenizer(path: Path, name: str, entry: dict[str, Any]) -> Tokenizer:
-    tokenizer = registry.create(entry["type"], entry["config"])
-    folder = path / "tokenizers" / name
-    files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())} if folder.is_dir() else {}
-    try:
-        tokenizer.restore(files)
-    except AnyformerError as error:
-        raise CheckpointError(f"{path}: tokenizer {name!r} cannot be restored: {error}") from error
-    if tokenizer.fingerprint() != entry["fingerprint"]:
-        raise CheckpointError(
-            f"{path}: tokenizer {name!r} encodes otherwise than when the checkpoint was written. "
-            f"Install the version of its plugin ({registry.origin(entry['type'])}) that wrote it."
-        )
-    return tokenizer
