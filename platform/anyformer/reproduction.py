@@ -69,8 +69,9 @@ class Reproduction:
     """What a file of `configs/reproductions` says.
 
     baseline: the reference's score, `{of, value}`; without one, the task's own first baseline is computed. task: which
-    of the last experiment's tasks is judged, where it has several. For the tables of results: bars, what is hoped for;
-    page, the one it stands on; peer, a script of `benchmarks` that does the same with other means.
+    of the last experiment's tasks is judged, where it has several; judged, another one instead, `{name: settings}`.
+    For the tables of results: bars, what is hoped for; page, the one it stands on; peer, a script of `benchmarks` that
+    does the same with other means.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Reproduction:
     headline: str
     baseline: Mapping[str, Any] | None = None
     task: str | None = None
+    judged: Mapping[str, Any] = field(default_factory=dict)
     bars: tuple[Mapping[str, Any], ...] = ()
     page: str = ""
     peer: str = ""
@@ -215,11 +217,12 @@ def judge(
     """The row of one chain: its last checkpoint on the test split of its task."""
     began = cpu_seconds()
     last = chain[-1]
-    tasks = {n: own_settings(s) for n, s in last.experiment.data["tasks"].items() if reproduction.task in (None, n)}
+    there = reproduction.judged or last.experiment.data["tasks"]
+    tasks = {n: own_settings(s) for n, s in there.items() if reproduction.task in (None, n)}
     if len(tasks) != 1:
         raise ConfigError(
             f"Reproduction {reproduction.name!r}, row {name!r}: expected one task to judge; "
-            f"say which (`task:`): {', '.join(last.experiment.data['tasks'])}."
+            f"say which (`task:`): {', '.join(there)}."
         )
     plan = {"seed": seed, "split": "test", "tasks": tasks, "baselines": reproduction.baseline is None}
     report = evaluate(

@@ -28,9 +28,12 @@ class Command:
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint directory")
-    parser.add_argument("--config", required=True, metavar="FILE", help="which tasks, as YAML")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the report goes")
+    parser.add_argument(
+        "--checkpoint", required=True, nargs="+", metavar="DIR",
+        help="a checkpoint directory; of several, each has a report and is compared with the first",
+    )  # fmt: skip
+    parser.add_argument("--config", required=True, metavar="FILE", help="which tasks, as YAML; bars missed exit with 1")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the report goes, or a folder for each")
     parser.add_argument("--seed", type=int, help="instead of the configuration's")
     parser.add_argument("--data_dir", metavar="DIR", help="where tasks that read files find them")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default cpu)")
@@ -71,7 +74,10 @@ def _generate(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(parser: argparse.ArgumentParser) -> None:
-    kinds = ("tokenizers", "tasks", "objectives", "studies", "models", "experiments", "evaluations", "reproductions")
+    kinds = (
+        *("tokenizers", "tasks", "objectives", "studies", "models"),
+        *("experiments", "evaluations", "reproductions", "matrices"),
+    )
     parser.add_argument("kind", choices=kinds)
     parser.add_argument("--json", action="store_true", help="one JSON array on stdout")
 
@@ -121,6 +127,20 @@ def _reproduce(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the processor (default 1, as references were timed)")
 
 
+def _record(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--env", required=True, metavar="ID", help="a gymnasium environment")
+    parser.add_argument(
+        "--policy", nargs="+", default=["random"], metavar="POLICY",
+        help="random, expert, noisy, noisy:0.05 or a checkpoint's directory; several take turns",
+    )  # fmt: skip
+    parser.add_argument("--episodes", type=int, default=100, metavar="N", help="in all (default 100)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where episodes.npz and a page about them go")
+    parser.add_argument("--minari", metavar="NAME", help="also a Minari data set of this name, walker/mixed-v0")
+    parser.add_argument("--target", type=float, default=0.0, help="the return that a checkpoint is asked for")
+    parser.add_argument("--context", type=int, default=20, help="the most steps that a checkpoint sees (default 20)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first episode; each has the next one")
+
+
 def _compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="REPORT", help="a report's directory or report.json")
     parser.add_argument("second", metavar="REPORT")
@@ -135,6 +155,16 @@ def _chaos(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--page", metavar="FILE", help="write what the ledger holds as a page of Markdown")
 
 
+def _bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="*", help="of `anyformer bench --list`, or a suite's file")
+    parser.add_argument("--list", action="store_true", help="the suites, and what each compares")
+    parser.add_argument("--toy", action="store_true", help="at a size that only shows that it works")
+    parser.add_argument("--rounds", type=int, help="turns that each contender takes (default: the suite's)")
+    parser.add_argument("--threads", type=int, default=1, help="of each contender (default 1)")
+    parser.add_argument("--out", default="runs/bench", metavar="DIR", help="the JSON's folder (default runs/bench)")
+    parser.add_argument("--page", metavar="FILE", help="write what the folder holds as a page of Markdown")
+
+
 COMMANDS: dict[str, Command] = {
     "demo": Command("train one backbone on four modalities, evaluate it, print the report", "demo", _demo),
     "fit": Command("train: --config FILE [--a.b=c …]; resume with --ckpt_path last", "fit", lambda p: None),
@@ -144,6 +174,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("score a checkpoint on the tasks of a configuration; writes a report", "evaluate", _evaluate),
     "reproduce": Command("a published result in small: train, judge, one line of JSON", "reproduce", _reproduce),
     "study": Command("a published question put to a checkpoint, or to data alone; prints a table", "study", _study),
+    "record": Command("episodes of policies in an environment, for others to learn from", "record", _record),
     "compare": Command("two reports side by side, with intervals and a paired test", "compare", _compare),
     "generate": Command("let a checkpoint speak: text from text, image, audio", "generate", _generate),
     "list": Command("what there is: tokenizers, tasks, objectives, studies, models, experiments …", "listing", _list),
@@ -152,6 +183,7 @@ COMMANDS: dict[str, Command] = {
     "convert": Command("published weights into a checkpoint, or the other way round", "convert", _convert),
     "check": Command("hold a tokenizer or task to its contract, imported weights to their reference", "check", _check),
     "chaos": Command("try what is promised under faults, one process each, and keep count", "chaos", _chaos),
+    "bench": Command("ours and others, in turn, on the same work: speed and memory", "bench", _bench),
     "doctor": Command("versions, devices, plugins: what is broken and how to mend it", "doctor", lambda p: None),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from anyformer.contracts import Metric, Sample, Score, Task, Tokenizer
-from anyformer.errors import AnyformerError, ConfigError, ContractError
+from anyformer.errors import AnyformerError, ConfigError, ContractError, unknown
 from anyformer.evaluation import provenance
+from anyformer.evaluation.finished import Finished, Outcome
 from anyformer.evaluation.plan import Entry, Plan, read_plan
 from anyformer.evaluation.report import UNKNOWN, Exhibit, Part, Report, Result, SampleScore, writable
 from anyformer.evaluation.statistics import key, mean_interval, weighted_mean
@@ -66,8 +67,12 @@ def evaluate(
     plan = read_plan(config, seed, data_dir)
     folder = writable(out)
     tasks = [_made(entry, plan) for entry in plan.entries]
-    outcomes = [_run(entry, task, model, plan) for entry, task in zip(plan.entries, tasks, strict=True)]
     found, changed = provenance.commit()
+    finished = Finished(folder, _identity(checkpoint, plan, commit or found))
+    outcomes = []
+    for entry, task in zip(plan.entries, tasks, strict=True):
+        outcomes.append(finished.get(asdict(entry)) or _run(entry, task, model, plan))
+        finished.keep(asdict(entry), outcomes[-1])
     report = Report(
         results=[result for outcome in outcomes for result in outcome.results],
         samples=[sample for outcome in outcomes for sample in outcome.samples],
@@ -82,23 +87,29 @@ def evaluate(
     )
     if folder is not None:
         report.save(folder)
+        finished.clear()
     return report
 
 
-@dataclass
-class Outcome:
-    """What one task left."""
-
-    results: list[Result]
-    samples: list[SampleScore] = field(default_factory=list)
-    exhibits: list[Exhibit] = field(default_factory=list)
+def _identity(checkpoint: str | None, plan: Plan, commit: str | None) -> str | None:
+    """What rows depend on beside their own settings; None for a model that no file vouches for."""
+    folders = [] if checkpoint is None else [Path(checkpoint), Path(checkpoint) / "last"]
+    manifest = next((path for path in (folder / "manifest.json" for folder in folders) if path.is_file()), None)
+    if manifest is None:
+        return None
+    settings = [plan.seed, plan.split, plan.baselines, plan.data_dir, commit]
+    return f"{manifest.read_text(encoding='utf-8')} {settings}"
 
 
 def _made(entry: Entry, plan: Plan) -> Task | Exception:
     """The task, or why it could not be made; only a mistake in the configuration stops the job."""
     try:
         with _seeded(plan.seed, entry.name):
-            return make_task(entry.type, entry.settings, entry.objective, plan.data_dir)
+            task = make_task(entry.type, entry.settings, entry.objective, plan.data_dir)
+        for metric in entry.bars:
+            if metric not in [known.name for known in task.metrics]:
+                raise unknown(f"metric in the bars of task {entry.name!r}:", metric, [m.name for m in task.metrics])
+        return task
     except ConfigError:
         raise
     except Exception as error:
@@ -210,6 +221,7 @@ def _result(
         clusters=len(set(clusters)),
         seconds=round(seconds, 3),
         error=error or trouble,
+        bar=entry.bars.get(metric.name),
     )
 
 
@@ -244,6 +256,7 @@ def _failed(entry: Entry, task: Task | Exception, error: Exception, seconds: flo
             higher_is_better=metric.higher_is_better,
             seconds=round(seconds, 3),
             error=_sentence(error),
+            bar=entry.bars.get(metric.name),
         )
         for metric in (task.metrics if known else (Metric(UNKNOWN, higher_is_better=True),))
     ]

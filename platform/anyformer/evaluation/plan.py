@@ -14,19 +14,21 @@ from anyformer.errors import ConfigError, PluginError, nearest, unknown
 from anyformer.registry import tasks as registry
 
 # An entry's own keys. All others are settings of the task, which can have none of these.
-RESERVED = ("type", "limit", "objective")
+RESERVED = ("type", "limit", "objective", "bars")
 
 
 @dataclass(frozen=True)
 class Entry:
     """One task of a configuration: `type` is its name in the registry, `limit` the most samples to score, `objective`
-    the one that the model was trained with, where it is not the task's default: it says what a prompt looks like."""
+    the one that the model was trained with, where it is not the task's default: it says what a prompt looks like. bars:
+    by metric, what its value must reach at least, or at most where less is better."""
 
     name: str
     type: str
     limit: int | None = None
     objective: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    bars: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Plan:
         tasks = {
             name: {
                 "type": entry["type"],
-                **{key: entry[key] for key in ("limit", "objective") if entry[key]},
+                **{key: entry[key] for key in ("limit", "objective", "bars") if entry[key]},
                 **entry["settings"],
             }
             for name, entry in entries.items()
@@ -97,9 +99,13 @@ def _entry(name: str, settings: Any) -> Entry:
     objective = settings.get("objective")
     if objective is not None and not isinstance(objective, Mapping):
         raise ConfigError(f"Task {name!r} has objective={objective!r}; expected a mapping with its type and settings.")
+    bars = settings.get("bars") or {}
+    if not isinstance(bars, Mapping) or not all(_number(value) for value in bars.values()):
+        raise ConfigError(f"Task {name!r} has bars={bars!r}; expected a number for each of some metrics.")
     if kind not in registry.names():
         raise unknown("task", kind, registry.names())
-    entry = Entry(name, kind, limit, objective, {key: settings[key] for key in settings if key not in RESERVED})
+    own = {key: settings[key] for key in settings if key not in RESERVED}
+    entry = Entry(name, kind, limit, objective, own, dict(bars))
     _check_settings(entry)
     return entry
 
@@ -129,3 +135,7 @@ def _parsed(path: Path) -> Mapping[str, Any]:
 
 def _whole(value: Any, at_least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

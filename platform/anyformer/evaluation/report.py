@@ -25,6 +25,7 @@ class Result:
     interval: 95 % interval over clusters, None when there are fewer than two. baseline: the first of
     `baselines`. n: samples; clusters: independent groups of them. seconds: what scoring the task took.
     error: why something is missing, as one sentence; `value` is None when the metric itself could not be had.
+    bar: what the value must reach, if anything.
     """
 
     task: str
@@ -39,6 +40,14 @@ class Result:
     clusters: int = 0
     seconds: float = 0.0
     error: str | None = None
+    bar: float | None = None
+
+    @property
+    def missed(self) -> bool:
+        """Whether there is a bar that the value does not reach; one that could not be had misses it."""
+        if self.bar is None:
+            return False
+        return self.value is None or (self.value < self.bar if self.higher_is_better else self.value > self.bar)
 
     @property
     def verdict(self) -> Verdict | None:
@@ -102,6 +111,11 @@ class Report:
     def failed(self) -> list[Result]:
         """The rows with an error; a command that evaluates exits 1 when there are any."""
         return [result for result in self.results if result.error]
+
+    @property
+    def missed(self) -> list[Result]:
+        """The rows that miss their bar; a command that evaluates exits 1 when there are any."""
+        return [result for result in self.results if result.missed]
 
     def by_task(self) -> dict[str, list[Result]]:
         """Rows by task, in the order of the configuration."""

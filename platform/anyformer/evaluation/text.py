@@ -88,7 +88,17 @@ def results_table(results: Sequence[Result], width: int) -> str:
         for row in results
     ]
     errors = [f"{task}: {error}" for task, error in errors_of(results)]
-    return "\n".join([plain_table(header, cells, width, numeric=(3, 4, 5, 6)), *errors])
+    return "\n".join([plain_table(header, cells, width, numeric=(3, 4, 5, 6)), *bars(results), *errors])
+
+
+def bars(results: Sequence[Result]) -> list[str]:
+    """A line for each bar: whether it is reached."""
+    return [
+        f"{row.task}, {row.metric}: {number(row.value)}, {'at least' if row.higher_is_better else 'at most'} "
+        f"{number(row.bar)}: {'MISSED' if row.missed else 'reached'}"
+        for row in results
+        if row.bar is not None
+    ]
 
 
 def arrow(row: Result) -> str:
@@ -118,6 +128,8 @@ def markdown(report: Report) -> str:
     if more:
         lines += ["", "## Other methods", ""]
         lines += [f"- {row.task}, {row.metric}: {methods(row.baselines)}" for row in more]
+    if told := bars(report.results):
+        lines += ["", "## Bars", "", *(f"- {_cell(line)}" for line in told)]
     errors = errors_of(report.results)
     if errors:
         lines += ["", "## Errors", "", *(f"- **{_cell(task)}**: {_cell(error)}" for task, error in errors)]
