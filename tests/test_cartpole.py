@@ -12,8 +12,11 @@ from anyformer.contracts import SPLITS
 from anyformer.episode import Episode
 from anyformer.errors import ConfigError, PluginError
 from anyformer.tokens import Stream, Tokens
-from anyformer_tasks.cartpole import ENV, TARGETS, CartPole, controlled, cut
-from anyformer_tasks.rollout import Attempt, make_env, play
+from anyformer_tasks.cartpole import ENV, TARGETS, CartPole
+from anyformer_tasks.control.environment import Attempt, make_env
+from anyformer_tasks.control.experts import balanced
+from anyformer_tasks.control.rollout import play
+from anyformer_tasks.control.task import cut
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +151,7 @@ class Controller:
 
     def choose(self, seen: torch.Tensor) -> int:
         wanted, *observation = seen.tolist()
-        return controlled(np.array(observation)) if wanted > 10 else 0
+        return balanced(np.array(observation)) if wanted > 10 else 0
 
 
 @pytest.fixture
@@ -197,13 +200,13 @@ def test_the_context_is_as_trained(played):
 
 def test_scores_are_returns_for_each_sample_and_target(task, monkeypatch):
     """The held-out seeds are the start states, and a few episodes are shown."""
-    from anyformer_tasks import cartpole
+    from anyformer_tasks.control import task as control
 
     def pretend(model, tokenizer, stream, attempts, context):
         assert stream == "rl.action" and context == task.context
         return [whole(int(attempt.target) // 10) for attempt in attempts]
 
-    monkeypatch.setattr(cartpole, "play", pretend)
+    monkeypatch.setattr(control, "play", pretend)
     model = Controller()
     model.tokenizers = {"rl": Trajectories()}
     samples = task.examples("test")

@@ -14,7 +14,7 @@ class Episode:
     observations: [steps or steps + 1, ...] (the last one may be what followed the last action);
     actions: [steps, ...]; rewards: float[steps]. A segment keeps its place through `start`, the timestep of its
     first observation, and `return_after`, the undiscounted return that follows its last step, so that its
-    returns-to-go and timesteps equal those of the whole episode.
+    returns-to-go and timesteps equal those of the whole episode. film: what it looked like, an animated GIF.
     """
 
     observations: np.ndarray
@@ -24,6 +24,7 @@ class Episode:
     truncated: bool = False
     start: int = 0
     return_after: float = 0.0
+    film: bytes | None = None
 
     def __len__(self) -> int:
         """Steps, that is actions taken."""

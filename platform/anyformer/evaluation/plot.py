@@ -117,10 +117,10 @@ class Point:
 
 def sweeps(results: Sequence[Result]) -> dict[str, list[Point]]:
     """Metrics that differ only in a number at the end of their name, by the rest of the name: one quantity at
-    several settings (`return_at_50`, `return_at_200`; `recall@1`, `recall@5`), lowest setting first."""
+    several settings (`return_at_50`, `return_at_200`; `recall@1`, `recall@5`; `return@-200`), lowest setting first."""
     families: dict[str, list[Point]] = {}
     for result in results:
-        split = re.fullmatch(r"(.+?)[-_@ /]*(\d+(?:\.\d+)?)", result.metric)
+        split = re.fullmatch(r"(.+?)(?:@(?=-)|[-_@ /]*(?!-))(-?\d+(?:\.\d+)?)", result.metric)
         if split and result.value is not None:
             families.setdefault(split[1], []).append(Point(float(split[2]), result.value, result))
     return {

@@ -1,27 +1,19 @@
-"""What can be observed or done: `Discrete` and `Box`, made from plain JSON settings, as rows and back.
-
->>> make_space({"type": "box", "low": [-1, None], "high": 1}).features
-2
-"""
+"""What can be observed or done, as rows and back: one of several choices, or real numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from anyformer.errors import ConfigError, SampleError, TokenizerError, unknown
+from anyformer.errors import ConfigError, SampleError, TokenizerError
 from anyformer.tokens import StreamSpec
-
-if TYPE_CHECKING:
-    import gymnasium
 
 Bound = float | Sequence | None
 
@@ -145,42 +137,3 @@ class Box:
         if np.isinf(bound).any():  # settings are JSON, which has no infinity
             raise ConfigError(f"A box has {side}={given}; expected finite numbers, or null for no bound.")
         return np.where(np.isnan(bound), np.float32(missing), bound)
-
-
-SPACES: dict[str, type[Discrete | Box]] = {"discrete": Discrete, "box": Box}
-
-
-def make_space(settings: Mapping[str, Any]) -> Discrete | Box:
-    """A space from `{"type": "discrete", "n": 2}` or `{"type": "box", "shape": [4], "low": -1}`."""
-    if not isinstance(settings, Mapping):
-        raise ConfigError(f'A space is {settings!r}; expected settings such as {{"type": "discrete", "n": 2}}.')
-    given = dict(settings)
-    kind = str(given.pop("type", None))
-    if kind not in SPACES:
-        raise unknown("space type", kind, SPACES)
-    try:
-        return SPACES[kind](**given)
-    except TypeError as error:
-        raise ConfigError(f"A {kind} space cannot be made from {given}: {error}.") from error
-
-
-def settings_of(space: gymnasium.Space, bounded: bool) -> dict[str, Any]:
-    """The settings of a gymnasium space; `bounded` keeps a Box's bounds."""
-    from gymnasium import spaces
-
-    if isinstance(space, spaces.Discrete):
-        return {"type": "discrete", "n": int(space.n), "start": int(space.start)}
-    if isinstance(space, spaces.Box):
-        bounds = {"low": _plain(space.low), "high": _plain(space.high)} if bounded else {}
-        return {"type": "box", "shape": list(space.shape), **bounds}
-    raise ConfigError(
-        f"The space {space} is a {type(space).__name__}; expected Box or Discrete. "
-        "Wrap the environment, for instance in gymnasium.wrappers.FlattenObservation."
-    )
-
-
-def _plain(bound: np.ndarray) -> list:
-    """Nested lists in which None stands for an infinite bound."""
-    plain = bound.astype(object)
-    plain[np.isinf(bound)] = None
-    return plain.tolist()

@@ -26,13 +26,18 @@ from torch import Tensor
 
 from anyformer.contracts import Tokenizer
 from anyformer.episode import Episode
-from anyformer.errors import ConfigError, PluginError, SampleError, TokenizerError, nearest
+from anyformer.errors import ConfigError, SampleError, TokenizerError
 from anyformer.tokens import Stream, StreamSpec, Tokens
-from anyformer_tokenizers.rl.space import Box, Discrete, make_space, settings_of
+from anyformer_tokenizers.rl.frames import Frames
+from anyformer_tokenizers.rl.space import Box, Discrete
+from anyformer_tokenizers.rl.spaces import both_settings, make_space, spaces_of
 from anyformer_tokenizers.standardisation import STATISTICS, Standardisation
 
 if TYPE_CHECKING:
     import gymnasium
+
+CARTPOLE = ({"type": "box", "shape": [4]}, {"type": "discrete", "n": 2})
+OF_ACTIONS = "actions.json"
 
 
 @dataclass
@@ -42,42 +47,39 @@ class TrajectoryTokenizer(Tokenizer):
 
     Raw values: `Episode`. The observation after the last action, if there is one, is not encoded.
 
-    observation_space, action_space: JSON settings, `{"type": "discrete", "n": 2, "start": 0}` or
-    `{"type": "box", "shape": [4], "low": null, "high": null}`; CartPole's by default. `from_spaces` and
-    `for_env` write them for you. return_scale: returns-to-go are divided by it.
+    env: a gymnasium environment whose spaces are taken where none are given; CartPole's otherwise.
+    observation_space, action_space: JSON settings, `{"type": "discrete", "n": 2, "start": 0}`,
+    `{"type": "box", "shape": [4], "low": null, "high": null}` or, for what a camera sees,
+    `{"type": "frames", "shape": [84, 84, 4], "patch": 14}`, a slot a patch. return_scale: returns-to-go are divided by
+    it. returns: False leaves them out, and with them all that tells a good episode from a bad one: cloning.
+    standard_actions: Box actions are standardised too.
 
-    Box observations are standardised with what `fit` learned, which comes first. Actions are decoded exactly;
-    observations up to rounding; rewards as differences of returns-to-go, so that the last one of a segment
-    holds all that follows. How the episode ended is not encoded.
+    Box observations are standardised with what `fit` learned, which comes first. Actions are decoded exactly, up to
+    rounding where they are standardised; observations up to rounding; rewards as differences of returns-to-go, so that
+    the last one of a segment holds all that follows, or as 0 without. How the episode ended is not encoded.
     """
 
     name: str = "rl"
-    observation_space: dict[str, Any] = field(default_factory=lambda: {"type": "box", "shape": [4]})
-    action_space: dict[str, Any] = field(default_factory=lambda: {"type": "discrete", "n": 2})
+    observation_space: dict[str, Any] | None = None
+    action_space: dict[str, Any] | None = None
     return_scale: float = 100.0
+    env: str | None = None
+    returns: bool = True
+    standard_actions: bool = False
 
     fidelity: ClassVar = "approximate"
 
     _learned: Standardisation | None = field(init=False, default=None, repr=False, compare=False)
+    _of_actions: Standardisation | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.return_scale) and self.return_scale > 0):
             raise ConfigError(f"return_scale={self.return_scale}; expected a positive number.")
+        if self.observation_space is None or self.action_space is None:
+            observation, action = CARTPOLE if self.env is None else spaces_of(self.env)
+            self.observation_space = self.observation_space or observation
+            self.action_space = self.action_space or action
         _ = self.streams  # a wrong space is told now, not at the first sample
-
-    @classmethod
-    def from_spaces(
-        cls, observation_space: gymnasium.Space, action_space: gymnasium.Space, **settings: Any
-    ) -> TrajectoryTokenizer:
-        """For an environment's spaces, Box or Discrete; ConfigError for others.
-
-        Actions are held to their bounds. Observations are not: environments overstep their own.
-        """
-        observation, action = (
-            settings_of(observation_space, bounded=False),
-            settings_of(action_space, bounded=True),
-        )
-        return cls(observation_space=observation, action_space=action, **settings)
 
     @classmethod
     def for_env(cls, env_id: str, **settings: Any) -> TrajectoryTokenizer:
@@ -85,38 +87,40 @@ class TrajectoryTokenizer(Tokenizer):
 
         ConfigError if there is none of that name, PluginError if it or what it needs is not installed.
         """
-        import gymnasium
+        return cls(env=env_id, **settings)
 
-        try:
-            env = gymnasium.make(env_id)
-        except Exception as error:  # whatever a third party's environment raises
-            raise _unavailable(env_id, error) from error
-        env.close()
-        return cls.from_spaces(env.observation_space, env.action_space, **settings)
+    @classmethod
+    def from_spaces(
+        cls, observation_space: gymnasium.Space, action_space: gymnasium.Space, **settings: Any
+    ) -> TrajectoryTokenizer:
+        """For an environment's spaces, Box or Discrete; ConfigError for others."""
+        observation, action = both_settings(observation_space, action_space)
+        return cls(observation_space=observation, action_space=action, **settings)
 
     @property
     def streams(self) -> tuple[StreamSpec, ...]:
+        wanted = (StreamSpec.continuous(f"{self.name}.return", 1),) if self.returns else ()
         return (
-            StreamSpec.continuous(f"{self.name}.return", 1),
+            *wanted,
             self._observations.spec(f"{self.name}.state"),
             self._actions.spec(f"{self.name}.action"),
         )
 
     def encode(self, raw: Any) -> Tokens:
-        """3·steps slots. SampleError names the step that is not finite, misshapen or outside its space;
-        TokenizerError before a needed `fit`."""
+        """As many slots as `length` says. SampleError names the step that is not finite, misshapen or outside its
+        space; TokenizerError before a needed `fit`."""
         episode = _checked(raw)
         return self._interleaved(
             episode.start,
             {
                 "return": self._return_rows(episode.returns_to_go(), episode.start),
                 "state": self._state_rows(episode.observations, episode.start),
-                "action": self._actions.rows(episode.actions, "action", episode.start),
+                "action": self._action_rows(episode.actions, episode.start),
             },
         )
 
     def observe(self, return_to_go: float, observation: Any, timestep: int) -> Tokens:
-        """The two slots before an action: the (undiscounted, unscaled) return still wanted, and the state."""
+        """The slots before an action: the (undiscounted, unscaled) return still wanted, and the state."""
         _check_timestep(timestep)
         wanted = _numbers(return_to_go, "return-to-go")
         if wanted.size != 1:
@@ -132,7 +136,7 @@ class TrajectoryTokenizer(Tokenizer):
     def act(self, action: Any, timestep: int) -> Tokens:
         """The slot of an action taken."""
         _check_timestep(timestep)
-        rows = self._actions.rows(_numbers(action, "action")[None], "action", timestep)
+        rows = self._action_rows(_numbers(action, "action")[None], timestep)
         return self._interleaved(timestep, {"action": rows})
 
     def action(self, values: Any) -> int | np.ndarray:
@@ -140,29 +144,30 @@ class TrajectoryTokenizer(Tokenizer):
 
         values: what a head says for one slot, an id or a row of features.
         """
-        actions = self._actions.values(torch.as_tensor(values))
+        actions = self._action_values(torch.as_tensor(values))
         if len(actions) != 1:
             raise TokenizerError(f"Expected the values of one action; got {len(actions)}. Call it for each.")
-        return int(actions[0]) if self.streams[2].is_discrete else actions[0]
+        return int(actions[0]) if self.streams[-1].is_discrete else actions[0]
 
     def decode(self, tokens: Tokens) -> Episode:
         """The segment these triples tell of; see the class for what is exact."""
         names = [spec.name for spec in self.streams]
         found = {name: len(tokens.streams[name].values) for name in names if name in tokens.streams}
-        if len(found) < 3 or len(set(found.values())) != 1 or 0 in found.values():
+        if len(found) < len(names) or len(set(found.values())) != 1 or 0 in found.values():
             raise TokenizerError(f"Cannot decode {found or 'no values'}; expected as many of each of {names}.")
-        returns, states, actions = (tokens.streams[name].values.detach().cpu() for name in names)
-        returns = returns[:, 0].double().numpy() * self.return_scale
+        self._require_fitted()
+        *returns, states, actions = (tokens.streams[name].values.detach().cpu() for name in names)
+        wanted = returns[0][:, 0].double().numpy() * self.return_scale if returns else np.zeros(len(actions))
         return Episode(
-            self._observations.values(states if self._observed.is_discrete else self._standard.invert(states)),
-            self._actions.values(actions),
-            returns - np.append(returns[1:], 0.0),
+            self._observations.values(states if self._learned is None else self._learned.invert(states)),
+            self._action_values(actions),
+            wanted - np.append(wanted[1:], 0.0),
             start=int(tokens.positions[0, 0]),
         )
 
     def length(self, raw: Any) -> int:
-        """Three slots a step."""
-        return 3 * len(_checked(raw))
+        """Three slots a step, or one fewer without returns; more where a state fills several."""
+        return sum(self._widths.values()) * len(_checked(raw))
 
     def example(self, rng: np.random.Generator) -> Episode:
         """A random walk through the spaces, 2 to 12 steps long, that ends."""
@@ -172,7 +177,7 @@ class TrajectoryTokenizer(Tokenizer):
         return Episode(observations, actions, rng.normal(1, 1, steps), terminated=True)
 
     def render(self, raw: Any) -> dict[str, bytes | str]:
-        """A line of text, and a plot of reward and return-to-go."""
+        """A line of text, a plot of reward and return-to-go, and the film where there is one."""
         from matplotlib.figure import Figure
 
         episode = _checked(raw)
@@ -187,43 +192,62 @@ class TrajectoryTokenizer(Tokenizer):
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=80)
         summary = f"{len(episode)} steps from {episode.start}, return {np.sum(episode.rewards):g}, {ending}"
-        return {"text/plain": summary, "image/png": picture.getvalue()}
+        film = {} if episode.film is None else {"image/gif": episode.film}
+        return {"text/plain": summary, "image/png": picture.getvalue(), **film}
 
     @property
     def fitted(self) -> bool:
-        return self._observed.is_discrete or self._learned is not None
+        missing = self._standardises and self._learned is None
+        return not (missing or (self._needs_actions and self._of_actions is None))
 
     def fit(self, samples: Iterable[Episode]) -> None:
-        """Mean and standard deviation of each feature of Box observations; Discrete ones need none."""
-        if not self._observed.is_discrete:
-            checked = (_checked(raw) for raw in samples)
-            rows = (self._observations.rows(e.observations, "observation", e.start) for e in checked)
+        """Mean and standard deviation of each feature of Box observations, and of actions where they are standardised;
+        others need none."""
+        if self.fitted and not self._standardises and not self._needs_actions:
+            return
+        episodes = [_checked(raw) for raw in samples]
+        if self._standardises:
+            rows = (self._observations.rows(e.observations, "observation", e.start) for e in episodes)
             self._learned = Standardisation.learned(rows, least=1e-4)
+        if self._needs_actions:
+            rows = (self._actions.rows(e.actions, "action", e.start) for e in episodes)
+            self._of_actions = Standardisation.learned(rows, least=1e-4)
 
     def state(self) -> dict[str, bytes]:
-        return {} if self._learned is None else {STATISTICS: self._learned.to_json()}
+        learned = {STATISTICS: self._learned, OF_ACTIONS: self._of_actions}
+        return {file: one.to_json() for file, one in learned.items() if one is not None}
 
     def restore(self, state: Mapping[str, bytes]) -> None:
-        width = self._observed.width
-        self._learned = Standardisation.from_json(state.get(STATISTICS), width) if state else None
+        observed, acted = (spec.width for spec in self.streams[-2:])
+        wanted = self._standardises and state
+        self._learned = Standardisation.from_json(state.get(STATISTICS), observed) if wanted else None
+        wanted = self._needs_actions and state
+        self._of_actions = Standardisation.from_json(state.get(OF_ACTIONS), acted) if wanted else None
 
     @cached_property
-    def _observations(self) -> Discrete | Box:
+    def _observations(self) -> Discrete | Box | Frames:
         return make_space(self.observation_space)
 
     @cached_property
-    def _actions(self) -> Discrete | Box:
+    def _actions(self) -> Discrete | Box | Frames:
         return make_space(self.action_space)
 
     @property
-    def _observed(self) -> StreamSpec:
-        return self.streams[1]
+    def _standardises(self) -> bool:
+        return isinstance(self._observations, Box)
 
     @property
-    def _standard(self) -> Standardisation:
-        if self._learned is None:
+    def _needs_actions(self) -> bool:
+        return self.standard_actions and isinstance(self._actions, Box)
+
+    @cached_property
+    def _widths(self) -> dict[str, int]:
+        """Slots of each part of a step, in their order."""
+        return {spec.name.removeprefix(f"{self.name}."): spec.slots(1) for spec in self.streams}
+
+    def _require_fitted(self) -> None:
+        if not self.fitted:
             raise TokenizerError(f"Tokenizer {self.name!r} is not fitted; call fit(episodes) or restore(state).")
-        return self._learned
 
     def _return_rows(self, returns: np.ndarray, start: int) -> Float[Tensor, "steps 1"]:
         rows = torch.from_numpy(returns / self.return_scale).float()[:, None]
@@ -231,43 +255,40 @@ class TrajectoryTokenizer(Tokenizer):
         return rows
 
     def _state_rows(self, observations: np.ndarray, start: int) -> Tensor:
+        self._require_fitted()
         rows = self._observations.rows(observations, "observation", start)
-        if self._observed.is_discrete:
+        if self._learned is None:
             return rows
-        rows = self._standard.apply(rows)
+        rows = self._learned.apply(rows)
         _check_finite(rows, "standardised observation", start)
         return rows
 
+    def _action_rows(self, actions: np.ndarray, start: int) -> Tensor:
+        rows = self._actions.rows(actions, "action", start)
+        return rows if self._of_actions is None else self._of_actions.apply(rows)
+
+    def _action_values(self, rows: Tensor) -> np.ndarray:
+        said = rows if self._of_actions is None else self._of_actions.invert(rows.detach().cpu().float())
+        return self._actions.values(said)
+
     def _interleaved(self, start: int, parts: Mapping[str, Tensor]) -> Tokens:
         """Parts of consecutive steps, side by side in each step."""
-        steps, width = len(next(iter(parts.values()))), len(parts)
-        slots, items = _places(steps, width)
+        widths = tuple(width for part, width in self._widths.items() if part in parts)
+        steps, width = len(parts["action" if "action" in parts else "state"]), sum(widths)
+        here = [part for part in self._widths if part in parts]
         streams = {
-            f"{self.name}.{part}": Stream(rows, at, items)
-            for (part, rows), at in zip(parts.items(), slots, strict=True)
+            f"{self.name}.{part}": Stream(parts[part], slots, items)
+            for part, (slots, items) in zip(here, _places(steps, widths), strict=True)
         }
         timesteps = torch.from_numpy(np.repeat(np.arange(start, start + steps), width))
         return Tokens(streams, steps * width, timesteps[:, None])
 
 
 @lru_cache(maxsize=256)
-def _places(steps: int, width: int) -> tuple[tuple[Tensor, ...], Tensor]:
-    """The slots of each of `width` streams that take turns for so many steps, and their one item."""
-    slots = torch.arange(steps * width).view(steps, width).T.contiguous().unbind(0)
-    return slots, torch.tensor([[steps, steps]])
-
-
-def _unavailable(env_id: str, error: Exception) -> ConfigError | PluginError:
-    """A name that gymnasium does not know, or a package that is not there."""
-    import gymnasium
-
-    missing = (gymnasium.error.NamespaceNotFound, gymnasium.error.DependencyNotInstalled)
-    if isinstance(error, gymnasium.error.Error) and not isinstance(error, missing):
-        return ConfigError(
-            f"There is no environment {env_id!r} ({error}); expected one of gymnasium.registry."
-            f"{nearest(env_id, gymnasium.registry)}"
-        )
-    return PluginError(f"The environment {env_id!r} cannot be made ({error}). Install what provides it.")
+def _places(steps: int, widths: tuple[int, ...]) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The slots of each of the streams that take turns for so many steps, and their one item."""
+    slots = torch.arange(steps * sum(widths)).view(steps, sum(widths)).split(widths, dim=1)
+    return tuple((at.reshape(-1), torch.tensor([[steps, at.numel()]])) for at in slots)
 
 
 def _checked(raw: Any) -> Episode:

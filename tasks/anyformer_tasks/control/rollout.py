@@ -8,100 +8,57 @@ a shorter context.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from anyformer.episode import Episode
-from anyformer.errors import ConfigError, PluginError, nearest
+from anyformer.errors import ConfigError
 from anyformer.tokens import Tokens
+from anyformer_tasks.control.environment import Attempt
 
 if TYPE_CHECKING:
-    import gymnasium
-
     from anyformer.contracts import Tokenizer
     from anyformer.model import Model
 
 
-def make_env(env_id: str) -> gymnasium.Env:
-    """A registered environment. ConfigError for an unknown name, PluginError for one that is not installed."""
-    import gymnasium
-    from gymnasium.error import DependencyNotInstalled, Error, NamespaceNotFound
-
-    try:
-        return gymnasium.make(env_id, disable_env_checker=True)  # it would double the time of a step
-    except (DependencyNotInstalled, NamespaceNotFound, ImportError) as error:
-        raise PluginError(
-            f"The environment {env_id!r} is not installed ({error}); pip install the package that provides it."
-        ) from error
-    except Error as error:
-        raise ConfigError(
-            f"Gymnasium has no environment {env_id!r} ({error}).{nearest(env_id, gymnasium.registry)}"
-        ) from error
+Instead = Callable[[Callable[[], Any]], Any]
+"""What is done in the place of what the model meant, which it is told when it asks."""
 
 
-class Attempt:
-    """One episode under way.
-
-    target: the return that it should reach; what is still wanted is this less the rewards so far.
-    """
-
-    def __init__(self, env: gymnasium.Env, seed: int, target: float = 0.0) -> None:
-        self.env, self.target = env, target
-        self.observations = [env.reset(seed=seed)[0]]
-        self.actions: list[Any] = []
-        self.rewards: list[float] = []
-        self.terminated = self.truncated = False
-
-    def __len__(self) -> int:
-        """Steps taken."""
-        return len(self.actions)
-
-    @property
-    def going(self) -> bool:
-        return not (self.terminated or self.truncated)
-
-    @property
-    def wanted(self) -> float:
-        return self.target - sum(self.rewards)
-
-    def step(self, action: Any) -> None:
-        observation, reward, self.terminated, self.truncated, _ = self.env.step(action)
-        self.observations.append(observation)
-        self.actions.append(action)
-        self.rewards.append(float(reward))
-
-    def episode(self, start: int = 0) -> Episode:
-        """All steps from `start` on."""
-        return Episode(
-            np.array(self.observations[start:]),
-            np.array(self.actions[start:]),
-            np.array(self.rewards[start:]),
-            self.terminated,
-            self.truncated,
-            start,
-        )
-
-
-def play(model: Model, tokenizer: Tokenizer, stream: str, attempts: Sequence[Attempt], context: int) -> list[Episode]:
+def play(
+    model: Model,
+    tokenizer: Tokenizer,
+    stream: str,
+    attempts: Sequence[Attempt],
+    context: int,
+    instead: Sequence[Instead] = (),
+) -> list[Episode]:
     """Act greedily in all attempts until each is over.
 
-    stream: the action stream. context: the most steps the model may see, at least 2.
+    stream: the action stream. context: the most steps the model may see, at least 2. instead: for each attempt, what
+    is done rather than what the model meant; by default that.
     """
     if context < 2:
         raise ConfigError(f"A rollout has context={context}; expected at least 2 steps.")
+    hands = dict(zip(attempts, instead or [_as_meant] * len(attempts), strict=True))
     going = [attempt for attempt in attempts if attempt.going]
     while going:
-        _play_until_full(model, tokenizer, stream, going, context)
+        _play_until_full(model, tokenizer, stream, {attempt: hands[attempt] for attempt in going}, context)
         going = [attempt for attempt in going if attempt.going]
     return [attempt.episode() for attempt in attempts]
 
 
-def _play_until_full(model: Model, tokenizer: Any, stream: str, attempts: Sequence[Attempt], context: int) -> None:
+def _as_meant(meant: Callable[[], Any]) -> Any:
+    return meant()
+
+
+def _play_until_full(model: Model, tokenizer: Any, stream: str, hands: Mapping[Attempt, Instead], context: int) -> None:
     """One session: what its attempts remember, then as many steps as the context still holds."""
+    attempts = list(hands)
     session = model.session(len(attempts))
     remembered = min(context // 2, len(attempts[0]))
     news = [_remembered(tokenizer, attempt, remembered) for attempt in attempts]
@@ -112,10 +69,10 @@ def _play_until_full(model: Model, tokenizer: Any, stream: str, attempts: Sequen
                 for one, before in zip(attempts, news, strict=True)
             ]
         )
-        said = session.sample(stream)
+        meant = [partial(tokenizer.action, row) for row in session.sample(stream).split(1)]
         for index, attempt in enumerate(attempts):
             if attempt.going:
-                action = tokenizer.action(said[index : index + 1])
+                action = hands[attempt](meant[index])
                 news[index] = tokenizer.act(action, len(attempt))
                 attempt.step(action)
         if not any(attempt.going for attempt in attempts):
