@@ -70,7 +70,7 @@ def _outcome(content: Mapping[str, Any]) -> Outcome:
     for row in content["results"]:
         interval = row.pop("interval")
         results.append(Result(**row, interval=tuple(interval) if interval else None))
-    exhibits = [Exhibit(**{**one, "parts": _parts(one["parts"])}) for one in content["exhibits"]]
+    exhibits = [Exhibit(parts=_parts(one.pop("parts")), **one) for one in content["exhibits"]]
     return Outcome(results, [SampleScore(**sample) for sample in content["samples"]], exhibits)
 
 

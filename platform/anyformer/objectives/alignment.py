@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 from zlib import crc32
 
@@ -105,15 +106,19 @@ class ContrastivePairs(Knowing):
         vectors, contents = hidden[:0], torch.zeros(0, dtype=torch.int64, device=hidden.device)
         for target in targets.values():  # one, or none where only other ranks have pairs
             vectors, contents = pooled(hidden, target), target.values
-        pairs = len(vectors) // 2
-        one, other = F.normalize(vectors.float(), dim=-1).split(pairs) if pairs else (vectors.float(), vectors.float())
-        of_one, of_other = contents.split(pairs) if pairs else (contents, contents)
+        both, of = _in_pairs(F.normalize(vectors.float(), dim=-1)), _in_pairs(contents)
         everyones = gathered if forward.model.training else _here
-        ones, others, of_ones, of_others = (everyones(each) for each in (one, other, of_one, of_other))
+        (one, other), (ones, others) = both.unbind(1), everyones(both).unbind(1)
+        (of_one, of_other), (of_ones, of_others) = of.unbind(1), everyones(of).unbind(1)
         right = (of_one[:, None] == of_ones[None]) | (of_other[:, None] == of_others[None])
         steepness = self.steepness()
         found = towards(steepness * one @ others.T, right), towards(steepness * other @ ones.T, right)
-        return Loss(found[0] + found[1], 2.0 * pairs)
+        return Loss(found[0] + found[1], float(len(contents)))
+
+
+def _in_pairs(rows: Tensor) -> Tensor:
+    """[2 pairs, …], all firsts before all seconds, as [pairs, 2, …]."""
+    return rows.unflatten(0, (2, len(rows) // 2)).transpose(0, 1)
 
 
 def towards(logits: Float[Tensor, "rows columns"], right: Tensor) -> Tensor:
@@ -126,7 +131,17 @@ def gathered(rows: Tensor) -> Tensor:
     """The rows of all ranks, in the ranks' order; gradients go back to where a row came from."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return rows
-    return _Gathered.apply(rows)
+    return _Gathered.apply(rows, _group())
+
+
+@lru_cache(maxsize=1)
+def _group_beside(world: Any) -> Any:
+    return torch.distributed.new_group()
+
+
+def _group() -> Any:
+    """A process group of its own: gradients are exchanged in the other one meanwhile, in whichever order."""
+    return _group_beside(torch.distributed.group.WORLD)
 
 
 def _here(rows: Tensor) -> Tensor:
@@ -138,19 +153,19 @@ class _Gathered(torch.autograd.Function):
     """Ranks may have different numbers of rows, or none."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, group: Any) -> Tensor:
         count = torch.tensor([len(rows)], device=rows.device)
         counts = [torch.zeros_like(count) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(counts, count)
-        ctx.sizes = [int(each) for each in counts]
+        torch.distributed.all_gather(counts, count, group=group)
+        ctx.sizes, ctx.group = [int(each) for each in counts], group
         padded = rows.new_zeros(max(1, *ctx.sizes), *rows.shape[1:])
         padded[: len(rows)] = rows
         found = [torch.empty_like(padded) for _ in ctx.sizes]
-        torch.distributed.all_gather(found, padded)
+        torch.distributed.all_gather(found, padded, group=group)
         return torch.cat([each[:size] for each, size in zip(found, ctx.sizes, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        whole = grads[0].contiguous()
-        torch.distributed.all_reduce(whole)
-        return whole.split(ctx.sizes)[torch.distributed.get_rank()]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        whole = grads[0].contiguous().clone()
+        torch.distributed.all_reduce(whole, group=ctx.group)
+        return whole.split(ctx.sizes)[torch.distributed.get_rank()], None
