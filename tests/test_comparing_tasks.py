@@ -21,6 +21,7 @@ from anyformer.contracts import SPLITS, Score, Split, Task, prepare
 from anyformer.errors import AnyformerError, ConfigError
 from anyformer.evaluation.statistics import weighted_mean
 from anyformer.model import Model
+from anyformer.testing import check_task
 from anyformer_tasks.language.choosing import Choosing
 from anyformer_tasks.language.measures import correlations, ranks
 from anyformer_tasks.language.rating import Rating
@@ -183,6 +184,12 @@ def test_questions_without_an_answer_are_read(reader, shelf):
     }
 
 
+def test_reading_with_unanswerable_questions_keeps_the_contract(reader):
+    """The public one, of which empty answers are a part."""
+    task, model = reader
+    check_task(task, model.tokenizers, samples=4, name="reading")
+
+
 def test_the_threshold_parts_spans_from_silence(reader):
     """At infinity nothing is said, at minus infinity always something; that of the validation split is found there."""
     task, model = reader
@@ -225,6 +232,7 @@ def test_the_best_threshold_is_the_best_of_all(drawn):
 
 
 def test_no_answer_is_refused_unless_it_is_allowed(shelf):
+    assert (overlap("", [""]), overlap("Paris", [""]), overlap("", ["Paris"])) == (1.0, 0.0, 0.0)
     with pytest.raises(ConfigError, match=r"there is no answer.*unanswerable: true"):
         Reading("squad2", shelf).examples("train")
     with pytest.raises(ConfigError, match=r"threshold='best'; expected a number, or 'validation'"):

@@ -14,7 +14,7 @@ from anyformer.contracts import Metric, Objective, Sample, Score, Split, Task, T
 from anyformer.errors import SampleError
 from anyformer.objectives import Masked
 from anyformer.tokens import StreamSpec, Tokens
-from anyformer_tokenizers.label import LabelsTokenizer, LabelTokenizer, SpanTokenizer
+from anyformer_tokenizers.label import ChoiceTokenizer, LabelsTokenizer, LabelTokenizer, SpanTokenizer
 
 
 @dataclass
@@ -89,6 +89,8 @@ class Read(Task):
             return str(rng.choice(["no", "yes"]))
         if self.fields[field] == "labels":
             return [str(name) for name in rng.choice(["noun", "verb"], length)]
+        if self.fields[field] == "choice":
+            return int(rng.integers(2))
         if self.fields[field] == "answer":
             return (int(rng.integers(4)), 4 + int(rng.integers(4)))
         first = int(rng.integers(len(ORDINARY)))
@@ -101,5 +103,5 @@ class Read(Task):
 
 TOKENIZERS = {
     "text": Reading(), "replaced": Logit(), "label": LabelTokenizer(names=["no", "yes"]),
-    "labels": LabelsTokenizer(names=["noun", "verb"]), "answer": SpanTokenizer(),
+    "labels": LabelsTokenizer(names=["noun", "verb"]), "answer": SpanTokenizer(), "choice": ChoiceTokenizer(),
 }  # fmt: skip
