@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,11 @@ def lines(name: str) -> list[Line]:
 
 
 def page(name: str, members: Sequence[Reproduction]) -> str:
-    """A table of all of the page's reproductions, one of each that has several rows, and where the lines come from."""
+    """A table of all of the page's reproductions, one of each that has several rows or a bar of several metrics, and
+    where the lines come from."""
     parts = [f"# Results: {name}", "", *explanation(), "", *overview(members)]
     for one in members:
-        if len(one.rows) > 1 and lines(one.name):
+        if lines(one.name) and (len(one.rows) > 1 or any("rising" in bar for bar in one.bars)):
             parts += ["", f"## {one.name}", "", *details(one, lines(one.name))]
     parts += ["", "## Where these lines come from", "", "| | seed | commit | machine |", "|---|---|---|---|"]
     for one in members:
@@ -124,7 +126,7 @@ def overview(members: Sequence[Reproduction]) -> list[str]:
 
 
 def details(one: Reproduction, found: Sequence[Line]) -> list[str]:
-    names = list(found[0]["rows"][0]["values"])
+    names = list(dict.fromkeys(name for r in found[0]["rows"] for name in r["values"]))
     table = [
         f"| row | {' | '.join(names)} | updates | tokens | training FLOPs | CPU s |",
         "|---|" + "---|" * (len(names) + 4),
@@ -132,7 +134,7 @@ def details(one: Reproduction, found: Sequence[Line]) -> list[str]:
     for row in one.rows:
         own = [r for line in found for r in line["rows"] if r["row"] == row]
         if own:
-            values = [spread([r["values"][name] for r in own]) for name in names]
+            values = [spread([r["values"][name] for r in own]) if name in own[0]["values"] else "" for name in names]
             flops = f"{statistics.mean(r['training_flops'] for r in own):.2e}"
             size = f"{own[0]['steps']:,} | {own[0]['tokens']:,} | {flops} | {seconds(own)}"
             table.append(f"| {row} | {' | '.join(values)} | {size} |")
@@ -155,6 +157,7 @@ BARS = {
         lambda bar, one, found: mean(one, found) - mean(one, found, bar["better_than"]) >= bar["by"],
         "≥ {by} above {better_than}",
     ),
+    "rising": (lambda bar, one, found: rises(one, found, bar["rising"]), "{rising} rising with what is asked for"),
     "cpu_seconds": (
         lambda bar, one, found: median_seconds(found) <= bar["cpu_seconds"],
         "≤ {cpu_seconds} CPU s",
@@ -180,6 +183,14 @@ def verdict(one: Reproduction, found: Sequence[Line]) -> str:
 def mean(one: Reproduction, found: Sequence[Line], row: str | None = None) -> float:
     rows = (row,) if row else one.headlines
     return statistics.mean(r["value"] for f in found for r in f["rows"] if r["row"] in rows)
+
+
+def rises(one: Reproduction, found: Sequence[Line], stem: str) -> bool:
+    """Whether metrics that are called `stem@number` rise with the number, on average over seeds."""
+    rows = [r["values"] for f in found for r in f["rows"] if r["row"] in one.headlines]
+    asked = {float(name.partition("@")[2]): name for name in rows[0] if name.startswith(f"{stem}@")}
+    reached = [statistics.mean(values[asked[target]] for values in rows) for target in sorted(asked)]
+    return all(lower < higher for lower, higher in pairwise(reached))
 
 
 def best_baseline(found: Sequence[Line]) -> float:

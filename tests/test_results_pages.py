@@ -81,3 +81,16 @@ def test_a_newer_line_takes_the_place_of_the_older(pages, tmp_path):
 
 def test_what_was_not_run_says_so(pages):
     assert "| it | accuracy | computed when run | not run |" in pages.page("some", [page()])
+
+
+@pytest.mark.parametrize(("reached", "missed"), [((20, 50, 90), False), ((20, 95, 90), True)])
+def test_what_is_reached_must_rise_with_what_is_asked_for(pages, reached, missed):
+    """By number, not by place: -100 is more than -300; every target stands in the table, and blanks."""
+    found = line(0, 0.9)
+    asked = zip(("return@30", "return@-300", "return@-100"), (reached[2], reached[0], reached[1]), strict=True)
+    found["rows"][1]["values"] = {"accuracy": 0.9, **dict(asked)}
+    one = page({"rising": "return"})
+    assert ("missed" in pages.verdict(one, [found])) == missed
+    pages.keep("it", found)
+    said = pages.page("some", [one])
+    assert "| row | accuracy | return@30 | return@-300 | return@-100 |" in said and "| plain | 0.87 |  |  |  |" in said
