@@ -40,13 +40,18 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
+BEFORE = "{before}"
+"""In the place of a setting: the checkpoint of the step before."""
+
+
 @dataclass(frozen=True)
 class Step:
     """An experiment to train, by its name in `configs/experiments` or its file's path.
 
     set: values that differ, by place (`data.token_budget`). cpu_minutes: train for so long, whatever the machine,
     instead of the experiment's number of steps. take: the parts that it takes over from the one before it, see
-    Learner.start_parts; by default all, and tokenizers.
+    Learner.start_parts; by default all, and tokenizers. A value of `set` that is "{before}" is that one's checkpoint,
+    and nothing else is taken over then: a learned tokenizer.
     """
 
     experiment: str
@@ -104,6 +109,10 @@ class Reproduction:
         for key in content:
             if key not in known:
                 raise unknown("reproduction setting", str(key), known)
+        lists = {**content["rows"], "bars": content.get("bars", [])}
+        wrong = next((name for name, entries in lists.items() if not isinstance(entries, list)), None)
+        if wrong is not None:
+            raise ConfigError(f"{path}: {wrong} is {lists[wrong]!r:.40}; expected a list.")
         rows = {str(row): tuple(step_of(path, entry) for entry in steps) for row, steps in content["rows"].items()}
         headline = content.get("headline", list(rows)[-1])
         if headline not in (*rows, MEAN):
@@ -194,8 +203,10 @@ def reproduce(
 def train(step: Step, out: Path, data_dir: str | None, seed: int, before: Path | None) -> Trained:
     """One experiment into `out/last`, its weights and tokenizers from the checkpoint `before`, where there is one."""
     began = cpu_seconds()
-    experiment = step.settings()
     start = None if before is None else str(before)
+    experiment = step.settings()
+    if asked := [place for place, value in step.set.items() if value == BEFORE]:
+        experiment, start = experiment.changed(dict.fromkeys(asked, start)), None
     L.seed_everything(seed, verbose=False)
     if start is not None and step.take:
         experiment = experiment.changed({"model.start_parts": list(step.take)})

@@ -11,6 +11,7 @@ from anyformer.objectives.denoising import Denoising
 from anyformer.objectives.dropping import TokenDropping
 from anyformer.objectives.masked import Masked
 from anyformer.objectives.pairs import NextSentence, Pretraining, SentenceOrder
+from anyformer.objectives.quantised import Quantised
 from anyformer.objectives.second import Distilled, Replaced
 from anyformer.objectives.spans import Continuation, SpanCorruption
 from anyformer.objectives.spec_augment import SpecAugment
@@ -30,6 +31,7 @@ __all__ = [
     "NextToken",
     "Prefix",
     "Pretraining",
+    "Quantised",
     "Replaced",
     "ReturnConditioned",
     "SentenceOrder",
