@@ -10,8 +10,8 @@ import yaml
 
 from anyformer import presets
 from anyformer.cli import main
-from anyformer.cli.safe import require_safe
 from anyformer.errors import ConfigError
+from anyformer.training.safe import require_safe
 
 PLAIN = {
     "seed_everything": 0,

@@ -6,6 +6,7 @@ reported by name and leaves the others alone; a name claimed twice is refused, n
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
@@ -90,7 +91,8 @@ class Registry:
         if len(claims) > 1:
             raise PluginError(self._twice(name, [_origin(point) for point in claims]))
         try:
-            return claims[0].load()
+            with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints at import is no command's answer
+                return claims[0].load()
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may even call sys.exit at import

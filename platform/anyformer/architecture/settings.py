@@ -29,15 +29,17 @@ class Settings:
         known = {f.name: f for f in fields(cls)}  # ty: ignore[invalid-argument-type]
         for key, value in data.items():
             if key not in known:
-                raise ConfigError(f"A {where} has no setting {key!r}.{nearest(key, known)}")
+                raise ConfigError(f"A {where} has no setting {key!r}.{nearest(str(key), known)}")
             if isinstance(value, str) and str(known[key].type).startswith(("int", "float")):
                 raise ConfigError(
                     f"{key}={value!r} in a {where} is text; expected a number (YAML reads 1e-5 as text: 1.0e-5)."
                 )
         try:
             return cls(**data)
-        except TypeError as error:
-            raise ConfigError(f"A {where} cannot be made from {sorted(data)}: {error}.") from error
+        except ConfigError:
+            raise
+        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:  # of another type
+            raise ConfigError(f"A {where} cannot be made from {sorted(map(str, data))}: {error}.") from error
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain JSON values."""

@@ -48,7 +48,7 @@ def write(
         skeleton, tensors = split(trainer)
         contents |= {"trainer.json": json_file(skeleton), "trainer.safetensors": tensors_to(tensors)}
     for name in contents:
-        if not (target / name).resolve().is_relative_to(target.resolve()):
+        if not _within(target, name):
             raise CheckpointError(f"{target}: the file {name!r} would lie outside. Rename what it is named after.")
     manifest = {
         "format": FORMAT,
@@ -192,9 +192,14 @@ def _named(path: Path) -> str:
 
 def verify(path: Path) -> None:
     """Compare every file with the manifest, and the manifest with itself."""
-    for name, expected in _manifest(path)["files"].items():
+    files = _manifest(path).get("files")
+    if not isinstance(files, dict) or not all(
+        isinstance(of, dict) and type(of.get("sha256")) is str for of in files.values()
+    ):
+        raise CheckpointError(f"{path}: manifest.json does not list its files. Use another checkpoint of the run.")
+    for name, expected in files.items():
         file = path / name
-        if not file.resolve().is_relative_to(path.resolve()):
+        if not _within(path, name):
             raise CheckpointError(f"{path}: the manifest names {name!r}, which lies outside the checkpoint.")
         if not file.is_file():
             raise CheckpointError(f"{path}: {name} is missing. Use another checkpoint of the run.")
@@ -207,6 +212,8 @@ def verify(path: Path) -> None:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
+    if not _within(path, "manifest.json"):
+        raise CheckpointError(f"{path}: its manifest.json is a link that leads outside the checkpoint.")
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("sha256") != _own_digest(manifest):
         raise CheckpointError(f"{path}: manifest.json is damaged. Use another checkpoint of the run.")
@@ -215,6 +222,20 @@ def _manifest(path: Path) -> dict[str, Any]:
             f"{path}: has format {manifest.get('format')}; expected {FORMAT}. Read it with the version that wrote it."
         )
     return manifest
+
+
+def _within(path: Path, name: str) -> bool:
+    """Whether a name means something inside, links followed, and is one that a file may have."""
+    try:
+        (path / name).lstat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError):
+        return False
+    try:
+        return (path / name).resolve().is_relative_to(path.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False
 
 
 def _own_digest(manifest: Mapping[str, Any]) -> str:

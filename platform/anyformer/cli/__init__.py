@@ -83,8 +83,8 @@ def _list(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=["tokenizer", "task", "weights"])
-    parser.add_argument("name", help="of the tokenizer or task; for weights, a directory with inputs and outputs")
+    parser.add_argument("kind", choices=["tokenizer", "task", "weights", "checkpoint"])
+    parser.add_argument("name", help="of the tokenizer or task; for weights and checkpoints, a directory")
     parser.add_argument("--config", metavar="FILE", help="an experiment whose settings for it are used")
 
 
@@ -181,7 +181,7 @@ COMMANDS: dict[str, Command] = {
     "diff": Command("two or more architectures, switch by switch", "diff", _diff),
     "inspect": Command("look inside: attention, memories, logit lens, heads, as one page", "inspect", _inspect),
     "convert": Command("published weights into a checkpoint, or the other way round", "convert", _convert),
-    "check": Command("hold a tokenizer or task to its contract, imported weights to their reference", "check", _check),
+    "check": Command("tokenizers and tasks against their contract, weights and checkpoints as well", "check", _check),
     "chaos": Command("try what is promised under faults, one process each, and keep count", "chaos", _chaos),
     "bench": Command("ours and others, in turn, on the same work: speed and memory", "bench", _bench),
     "doctor": Command("versions, devices, plugins: what is broken and how to mend it", "doctor", lambda p: None),

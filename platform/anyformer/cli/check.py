@@ -1,4 +1,5 @@
-"""`anyformer check`: a tokenizer or task against its contract, imported weights against their reference."""
+"""`anyformer check`: a tokenizer or task against its contract, imported weights against their reference, a checkpoint
+against its manifest."""
 
 from __future__ import annotations
 
@@ -10,7 +11,21 @@ from anyformer.registry import tasks, tokenizers
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return _weights(arguments.name) if arguments.kind == "weights" else _plugin(arguments)
+    directories = {"weights": _weights, "checkpoint": _checkpoint}
+    check = directories.get(arguments.kind)
+    return _plugin(arguments) if check is None else check(arguments.name)
+
+
+def _checkpoint(directory: str) -> int:
+    """Every file against the manifest, and that a model can be made of them; CheckpointError says what is wrong."""
+    from anyformer import checkpoint
+
+    place = checkpoint.resolve(directory)
+    checkpoint.verify(place)
+    checkpoint.load(place)
+    manifest = checkpoint.read_json(place / "manifest.json")
+    print(f"checkpoint {place}: {len(manifest['files'])} files are as they were written, at step {manifest['step']}")
+    return 0
 
 
 def _weights(directory: str) -> int:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
+import shutil
 import sys
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from anyformer import registry
 from anyformer.errors import PluginError
@@ -14,12 +18,15 @@ PACKAGES = (
     "torch", "torchvision", "torchaudio", "lightning", "jsonargparse", "gymnasium", "sentencepiece", "safetensors",
     "soundfile", "torchmetrics", "jaxtyping", "rich", "matplotlib", "numpy", "pillow",
 )  # fmt: skip
-EXTRAS = {"scikit-learn": "demo", "minari": "rl", "transformers": "hf", "jiwer": "eval", "tensorboard": "dev"}
+EXTRAS = {
+    "scikit-learn": "demo", "minari": "rl", "transformers": "hf", "tokenizers": "hf", "huggingface-hub": "hf",
+    "datasets": "hf", "jiwer": "metrics", "sacrebleu": "metrics", "lm-eval": "eval", "tensorboard": "dev",
+}  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
     print(f"python {platform.python_version()} on {platform.platform()}")
-    wrong = [line for line in (*_packages(), *_extensions(), *_plugins()) if line]
+    wrong = [line for line in (*_packages(), *_extensions(), *_folders(), *_plugins()) if line]
     print("\n".join(f"broken: {line}" for line in wrong) if wrong else "nothing is broken")
     return 1 if wrong else 0
 
@@ -50,9 +57,30 @@ def _extensions():
             print(f"  devices: cpu ({module.get_num_threads()} threads){''.join(f', {d}' for d in devices)}")
 
 
+def _folders():
+    """Where downloads are kept and temporary files go; a run's own folder is the user's choice."""
+    kept = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    for what, folder, variable in (("cache", kept, "HF_HOME"), ("temporary", Path(tempfile.gettempdir()), "TMPDIR")):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if os.access(there, os.W_OK):
+            print(f"  {what} folder: {folder}, {shutil.disk_usage(there).free // 2**20} MB free")
+        else:
+            yield f"the {what} folder {folder} cannot be written to; set {variable} to one that can"
+
+
 def _plugins():
-    for found in (registry.tokenizers, registry.tasks, registry.objectives):
+    try:
+        from anyformer.testing import strangers
+    except ImportError as error:
+        yield f"no plugin was tried, because anyformer itself does not import ({error})"
+        return
+    kinds = (registry.tokenizers, registry.tasks, registry.objectives, registry.studies)
+    yield from strangers.complaints(kinds)
+    for found in kinds:
         for name in found.names():
+            if strangers.OWN not in found.origin(name).rpartition("(")[2]:  # that was imported elsewhere, for safety
+                print(f"  {found.kind} {name}: {found.origin(name)}")
+                continue
             try:
                 found.get(name)
                 print(f"  {found.kind} {name}: {found.origin(name)}")

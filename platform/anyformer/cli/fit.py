@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from anyformer.cli.safe import require_safe
 from anyformer.errors import ConfigError, nearest
 from anyformer.training import CheckpointDirectory, Checkpoints, Learner, Mixture, ProgressLines
+from anyformer.training.safe import require_safe
 
 
 class Parser(LightningArgumentParser):

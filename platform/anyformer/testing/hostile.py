@@ -14,7 +14,7 @@ WRONG_KINDS: tuple[Any, ...] = (None, object(), 3 + 4j)
 """Values that are a raw value of no modality."""
 
 ODD_VALUES: tuple[Any, ...] = (
-    *("", " ", b"", [], {}, (), True, -1, 10**30, float("nan")),
+    *("", " ", b"", [], {}, (), True, -1, 10**30, float("nan"), "x" * 1_000_001),
     *("no/such/file.xyz", Path("no/such/file.xyz"), Path(".")),
     *(np.zeros(0), np.zeros((0, 3), np.float32), np.zeros((1, 1, 1, 1, 1)), np.array(None)),
     *((), (None, None), (np.zeros((1, 0), np.float32), 0)),
@@ -31,7 +31,7 @@ _TEXTS = (
     "x" * 20_000,
     "\uffff",
 )
-_NUMBERS = (0, -1, 10**18, float("nan"), float("inf"), -0.5)
+_NUMBERS = (0, -1, 10**18, float("nan"), float("inf"), -0.5, 8000, 44_100, 48_000, 4 * 10**9)
 
 
 def bent(raw: Any) -> Iterator[Any]:
@@ -67,6 +67,9 @@ def _arrays(array: np.ndarray) -> Iterator[np.ndarray]:
         if array.shape[axis] > 1:
             yield np.take(array, np.arange(1), axis)
             yield np.take(array, np.arange(array.shape[axis] - 1), axis)
+    if array.ndim:
+        yield array[..., :160]
+        yield np.concatenate([array] * 9)
     yield array[None]
     yield np.asfortranarray(array)[::-1] if array.ndim else array
     yield array.astype(object)

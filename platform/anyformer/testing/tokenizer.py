@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from anyformer.model.embedders import default_embedder
 from anyformer.registry import tokenizers
 from anyformer.testing.clause import Clause, equal, equal_tokens, kind_of, shown
 from anyformer.testing.encoding import require_well_formed
+from anyformer.testing.files import hostile_files
 from anyformer.testing.hostile import ODD_VALUES, WRONG_KINDS, bent
 from anyformer.tokens import Stream, StreamSpec, Tokens, spec_table
 
@@ -327,6 +330,19 @@ def survives_hostile_values(case: Case) -> None:
             _require_length(case, raw, tokens)
 
 
+def survives_hostile_files(case: Case) -> None:
+    """What reads files meets odd ones; what does not refuses a path. A picture that claims 20 000 x 20 000 pixels or a
+    sound that claims ten hours is refused by its header, before memory is taken for it."""
+    clause = case.clause("survives hostile files", "Raise SampleError, or LimitError, naming the file.")
+    with tempfile.TemporaryDirectory() as folder:
+        for path in hostile_files(Path(folder)):
+            with clause.accepts_or_refuses(f"length of a file, {path.name!r}"):
+                case.tokenizer.length(path)
+            with clause.accepts_or_refuses(f"encode of a file, {path.name!r}"):
+                tokens = case.tokenizer.encode(path)
+                require_well_formed(case.plugin, case.tokenizer.streams, tokens, path.name)
+
+
 CLAUSES: tuple[Callable[[Case], None], ...] = (
     encodes_well_formed,
     repeats_itself,
@@ -340,4 +356,5 @@ CLAUSES: tuple[Callable[[Case], None], ...] = (
     embeds_alike_alone_and_packed,
     refuses_wrong_kinds,
     survives_hostile_values,
+    survives_hostile_files,
 )

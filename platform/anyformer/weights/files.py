@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from importlib import metadata
@@ -24,7 +25,11 @@ PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 def directory_of(source: str | Path) -> Path:
     """A local directory or file, or the snapshot of a hub id (owner/name), downloaded where a network is."""
     path = Path(source)
-    if path.exists():
+    try:
+        there = path.exists()
+    except OSError:  # no name that a file may have
+        there = False
+    if there:
         return path
     if str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
         raise WeightsError(f"{source}: no such directory, file or hub id; expected a directory with config.json.")
@@ -83,7 +88,7 @@ def _read_shards(path: Path, index: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{index}: is no index of shards; expected a `weight_map` from tensors to files.")
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(where.values())):
-        if Path(shard).name != shard or not (path / shard).is_file():
+        if Path(shard).name != shard or not os.path.isfile(path / shard):
             raise WeightsError(f"{index}: names the shard {shard!r}, which is not beside it. Download it again.")
         tensors |= _read(path / shard)
     lost = sorted(set(where) - set(tensors))

@@ -16,7 +16,8 @@ import lightning as L
 
 from anyformer import presets
 from anyformer.errors import ConfigError, unknown
-from anyformer.training import Learner, Mixture
+from anyformer.training.data import Mixture
+from anyformer.training.learner import Learner
 
 TOP = ("seed_everything", "model", "data", "trainer", "ckpt_path", "safe")
 CLASSES = (
