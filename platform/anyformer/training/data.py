@@ -16,7 +16,7 @@ from anyformer.checkpoint import load_tokenizers
 from anyformer.contracts import Split, Task, Tokenizer
 from anyformer.errors import ConfigError, LimitError, nearest, unknown
 from anyformer.registry import make_task, tasks, tokenizers
-from anyformer.training.mixture import Plan, Reference, Source
+from anyformer.training.mixture import Plan, Ramp, Reference, Source
 from anyformer.training.preparation import Preparation
 from anyformer.training.unreadable import Unreadable
 
@@ -64,7 +64,7 @@ def _accumulation(trainer: L.Trainer | None) -> int:
     return trainer.accumulate_grad_batches if trainer else 1
 
 
-MIXING = ("type", "weight", "loss_weight", "objective")  # settings of a task that are the mixture's to read
+MIXING = ("type", "weight", "loss_weight", "objective", "samples")  # settings of a task that are the mixture's to read
 
 
 class Mixture(L.LightningDataModule):
@@ -72,10 +72,14 @@ class Mixture(L.LightningDataModule):
 
     tokenizers: `{name: settings}`; `type` in the settings names the plugin when it is not `name` itself. A tokenizer
     that exists already, such as those of a loaded model, may stand instead of its settings.
-    tasks: `{name: settings}` likewise; beside the task's own settings, `weight` is its share of each batch's tokens,
-    `loss_weight` its factor in the total loss, and `objective` (`{"type": ..., ...}`) replaces its default objective.
-    token_budget: the most tokens in a micro-batch. temperature: instead of `weight`, shares proportional to each
-    task's training tokens to the power 1/temperature (1 proportional, larger flatter).
+    tasks: `{name: settings}` likewise; beside the task's own settings, `weight` is its share of each batch's tokens, a
+    number or one that changes by step (`{from: 4, to: 1, until: 1000}`, see Ramp), `loss_weight` its factor in the
+    total loss, `samples` how many of its training samples there are to be, drawn by lot (few labels), and `objective`
+    (`{"type": ..., ...}`) replaces its default objective.
+    token_budget: the most tokens in a micro-batch. modality_budgets: by modality of tasks, the most of these that are
+    theirs; a batch is smaller where that is less than their share.
+    temperature: instead of `weight`, shares proportional to each task's training tokens to the power 1/temperature (1
+    proportional, larger flatter).
     seed: of the order and of every random choice in preparation. workers: processes that encode.
     epoch_steps: optimiser steps called an epoch; None for a single endless one (use max_steps or max_time).
     validation_tokens: how much of each task's validation split is looked at.
@@ -98,6 +102,7 @@ class Mixture(L.LightningDataModule):
         start: str | None = None,
         data_dir: str | None = None,
         unreadable: dict[str, Any] | None = None,
+        modality_budgets: dict[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.unreadable = Unreadable(unreadable or {})
@@ -105,7 +110,8 @@ class Mixture(L.LightningDataModule):
         there = {} if start is None else load_tokenizers(start)
         self.tokenizers: dict[str, Tokenizer] = make_tokenizers({n: there.get(n, s) for n, s in tokenizers.items()})
         self.tasks: dict[str, Task] = {}
-        self.weights: dict[str, float] = {}
+        self.weights: dict[str, Ramp] = {}
+        self.samples: dict[str, int | None] = {}
         self.loss_weights: dict[str, float] = {}
         for name, settings in tasks.items():
             self._add(name, _settings("task", name, settings))
@@ -113,6 +119,13 @@ class Mixture(L.LightningDataModule):
             raise ConfigError("A mixture needs at least one task.")
         if temperature is not None and temperature <= 0:
             raise ConfigError(f"A mixture has {temperature=}; expected more than 0, or None to use the weights.")
+        self.modality_budgets = modality_budgets or {}
+        for modality, most in self.modality_budgets.items():
+            there = [task.modality for task in self.tasks.values()]
+            if modality not in there:
+                raise unknown("modality of a task", modality, dict.fromkeys(there))
+            if most < 1:
+                raise ConfigError(f"modality_budgets has {modality}: {most}; expected a number of tokens, at least 1.")
         self.token_budget, self.temperature, self.seed = token_budget, temperature, seed
         self.workers, self.epoch_steps, self.validation_tokens = workers, epoch_steps, validation_tokens
 
@@ -131,11 +144,19 @@ class Mixture(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         preparation = self._preparation("train")
         sources = [
-            Source(name, len(preparation.samples(name)), _length_of(preparation, name), self.seed, self.unreadable)
+            Source(
+                name,
+                len(preparation.samples(name)),
+                _length_of(preparation, name),
+                self.seed,
+                self.unreadable,
+                self.samples[name],
+            )
             for name in self.tasks
         ]
         self.unreadable.sizes = {source.task: source.size for source in sources}
-        plan = Plan(sources, self._shares(sources), self.token_budget)
+        every, kinds = _accumulation(self.trainer) * _ranks(self.trainer), [t.modality for t in self.tasks.values()]
+        plan = Plan(sources, self._weights(sources), self.token_budget, every, self.modality_budgets, kinds)
         return self._loader(preparation, WindowSampler(plan, self.trainer, self.epoch_steps))
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -166,7 +187,8 @@ class Mixture(L.LightningDataModule):
                     f"The task {name!r} has no setting {key!r}; "
                     f"expected one of: {', '.join(accepted)}.{nearest(key, accepted)}"
                 )
-        self.weights[name] = _number(name, settings, "weight")
+        self.samples[name] = settings.pop("samples", None)
+        self.weights[name] = Ramp.of(name, settings.pop("weight", 1.0))
         self.loss_weights[name] = _number(name, settings, "loss_weight")
         chosen = settings.pop("objective", None)
         chosen = None if chosen is None else _settings("objective of task", name, chosen)
@@ -179,10 +201,10 @@ class Mixture(L.LightningDataModule):
     def _preparation(self, split: Split) -> Preparation:
         return Preparation(self.tasks, self.tokenizers, split, self.seed, self.unreadable)
 
-    def _shares(self, sources: Sequence[Source]) -> list[float]:
+    def _weights(self, sources: Sequence[Source]) -> Sequence[float | Ramp]:
         if self.temperature is None:
             return [self.weights[source.task] for source in sources]
-        totals = [sum(source.length(i) or 0 for i in range(source.size)) for source in sources]
+        totals = [sum(source.length(i) or 0 for i in source.indices) for source in sources]
         return [total ** (1 / self.temperature) for total in totals]
 
     def _in_order(self, split: Split) -> DataLoader:

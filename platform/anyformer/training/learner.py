@@ -197,8 +197,11 @@ class Learner(L.LightningModule):
         self.tally.add(batch, outputs["losses"])
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         if stepped and self.trainer._logger_connector.should_update_logs and self.tally.tokens:
+            seen = self.tally
             self.log_dict(
-                {f"train/{name}": value for name, value in self.tally.means().items()}
+                {f"train/{name}": value for name, value in seen.means().items()}
+                | {f"train/{name}/share": seen.share(name) for name in seen.task_tokens}
+                | {f"train/{name}/tokens_per_second": seen.speed(name) for name in seen.task_tokens}
                 | {"train/tokens": float(self.tally.tokens), "lr": self.lr * self.rate(self.global_step - 1)},
                 batch_size=len(batch),
             )
