@@ -29,9 +29,9 @@ lint: $(READY) ## style, format and types
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ty check platform tokenizers tasks
 
-bench: $(READY) ## run the timings in benchmarks/ (parity.py and reproductions.py are no timings)
-	@set -e; for script in $(filter-out benchmarks/parity.py benchmarks/reproductions.py,$(sort $(wildcard benchmarks/*.py))); do \
-		echo "$$script"; $(VENV)/bin/python "$$script" $(ARGS); done
+bench: $(READY) ## ours beside others, in turn, and docs/results/speed.md; ARGS="train --rounds 2" picks
+	$(VENV)/bin/anyformer bench $(or $(ARGS),$$($(VENV)/bin/anyformer bench --list | cut -d ' ' -f 1)) \
+		--out docs/results/speed --page docs/results/speed.md
 
 # The stamp goes first and comes back last, so a set-up that was interrupted starts over on a clean `.venv`.
 $(READY): pyproject.toml

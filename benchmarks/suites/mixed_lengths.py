@@ -1,0 +1,62 @@
+"""Training on documents of very different lengths: padded, or packed."""
+
+from __future__ import annotations
+
+from anyformer.bench import Bar, Contender, Settings, Suite, Work
+
+
+def lengths(s: Settings) -> list[int]:
+    """Log-normal, with a mean of about 100, cut at the context."""
+    import numpy as np
+
+    drawn = np.random.default_rng(s.seed).lognormal(np.log(100) - s.spread**2 / 2, s.spread, s.documents)
+    return np.clip(drawn, 4, s.context).astype(int).tolist()
+
+
+def data(s: Settings):
+    import torch
+
+    draw = torch.Generator().manual_seed(1)
+    return [torch.randint(s.vocab, (length,), generator=draw) for length in lengths(s)]
+
+
+def ours(s: Settings) -> Work:
+    from peers.gpt import documents, our_gpt, our_loss, stepped
+
+    model, batch = our_gpt(s), documents(data(s))
+    return stepped(model, lambda: our_loss(model, batch), s, batch.tokens)
+
+
+def transformers(s: Settings) -> Work:
+    from peers.gpt import stepped, transformers_gpt
+    from torch.nn.utils.rnn import pad_sequence
+
+    model, texts = transformers_gpt(s), data(s)
+    ids, labels = pad_sequence(texts, True), pad_sequence(texts, True, -100)
+    there = (labels != -100).long()
+    units = float(there.sum())
+    return stepped(model, lambda: model(input_ids=ids, attention_mask=there, labels=labels).loss, s, units)
+
+
+SUITE = Suite(
+    title="Training on documents of log-normal lengths, about 100 tokens on average, at most 512: ours packs them, "
+    "transformers pads. Real tokens count.",
+    unit="tokens",
+    contenders=[
+        Contender("anyformer", ours, ("transformers",)),
+        Contender("transformers", transformers, ("transformers",)),
+    ],
+    cases={
+        "fp32, 38 % full": {"precision": "fp32", "spread": 0.6, "seed": 187, "documents": 20},
+        "bf16, 38 % full": {"precision": "bf16", "spread": 0.6, "seed": 187, "documents": 20},
+        "bf16, 26 % full": {"precision": "bf16", "spread": 0.9, "seed": 88, "documents": 40},
+    },
+    full={"vocab": 8192, "dim": 384, "depth": 6, "heads": 6, "context": 512},
+    toy={"vocab": 64, "dim": 16, "depth": 1, "heads": 2, "context": 512},
+    tolerance=5e-3,
+    bars=[
+        Bar("bf16, 38 % full", at_least=3.5, beside="transformers"),
+        Bar("bf16, 26 % full", at_least=7.0, beside="transformers"),
+    ],
+    notes="How full: real tokens among those of the padded batch. bf16 is autocast with float32 weights.",
+)

@@ -1,0 +1,121 @@
+"""The suites work, at a size at which they measure nothing, and the bench counts, compares and tells rightly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from anyformer import registry
+from anyformer.bench import Bar, Suite, find, names
+from anyformer.bench.conductor import disagreements
+from anyformer.bench.page import achieved, page, table, verdicts
+from anyformer.bench.worker import begin, turn
+from anyformer.cli import main
+from anyformer.errors import ConfigError
+
+SLOW = {"startup"}  # starts processes, which is what it measures
+
+TWO = """
+from anyformer import registry
+from anyformer.bench import Bar, Contender, Suite, Work
+
+def make(answer, s):
+    import time
+    def run():
+        end = time.process_time() + s.cost
+        while time.process_time() < end:
+            pass
+        return 1.0
+    return Work(run, [1.0, answer])
+
+def broken(s):
+    raise RuntimeError("out of order")
+
+SUITE = Suite(
+    title="Two.", unit="things", cases={"only": {"cost": 0.001}}, full={}, toy={},
+    contenders=[
+        Contender("anyformer", lambda s: make(2.0, s)), Contender("twin", lambda s: make(2.0001, s)),
+        Contender("liar", lambda s: make(3.0, s)), Contender("broken", broken),
+        Contender("absent", broken, ("no-such-distribution",)),
+    ],
+    bars=[Bar("only", at_least=0.5, beside="twin")],
+)
+"""
+
+
+def rows(**values: float) -> dict:
+    found = [{"case": "c", "contender": n, "value": v, "values": [v], "peak_mb": 1.0} for n, v in values.items()]
+    return {"amount": False, "unit": "things", "rows": found, "flops": {}, "limits": {}}
+
+
+@pytest.mark.parametrize("name", sorted({*names()} - SLOW))
+def test_a_suite_works(name, monkeypatch):
+    """All cases of all contenders that are installed, once, in this process; where they can be compared, they agree."""
+    monkeypatch.setattr(registry.tasks, "_registered", dict(registry.tasks._registered))  # a suite may have its own
+    suite = find(name)
+    told = []
+    for case in suite.cases:
+        for one in suite.contenders:
+            if one.lacks() or (one.cases is not None and case not in one.cases):
+                continue
+            work = begin(suite.file, one.name, case, toy=True)
+            assert turn(work, 0.0)["runs"] == 1
+            told.append({"case": case, "contender": one.name, "answer": work.answer and list(work.answer)})
+    assert not disagreements(suite, told)
+
+
+def test_a_run_from_the_command_line(tmp_path, capsys):
+    """Processes of their own; one that fails, lies or is not installed is a row that says so; a lie ends with 1."""
+    (tmp_path / "suites").mkdir()
+    file = tmp_path / "suites" / "two.py"
+    file.write_text(TWO)
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", str(file), "--toy", "--out", str(tmp_path)])
+    assert ended.value.code == 1
+    said = capsys.readouterr()
+    assert "| only | broken | failed: RuntimeError: out of order |" in said.out
+    assert "| only | absent | not installed: no-such-distribution |" in said.out
+    assert "only: anyformer and liar are 5.0e-01 apart" in said.err and "twin are" not in said.err
+    line = json.loads((tmp_path / "two.json").read_text())
+    assert line["limits"] and line["machine"]["processor"] and line["versions"]["torch"]
+    assert [len(row.get("values", [])) for row in line["rows"]] == [1, 1, 1, 0, 0]
+
+
+def test_ratios_are_ours_to_the_best_peer():
+    line = rows(anyformer=3.0, slow=1.0, fast=2.0)
+    assert achieved(Bar("c", at_least=1.0, beside="the best peer"), line) == 1.5
+    assert achieved(Bar("c", at_least=1.0, beside="slow"), line) == 3.0
+    assert achieved(Bar("c", at_least=1.0, beside="nobody"), line) is None
+    less = {**rows(anyformer=1.0, fast=4.0, slow=8.0), "amount": True}
+    assert achieved(Bar("c", at_most=0.25, beside="the best peer"), less) == 0.25
+    assert achieved(Bar("c", at_most=0.25), less) == 1.0
+    assert "| c | fast | 2 (2 to 2) | 1.50 | 1 |" in table(line)
+
+
+def test_a_missed_bar_is_told_as_missed():
+    suite = Suite("", "things", [], {"c": {}}, {}, {}, bars=[Bar("c", at_least=2.0, beside="the best peer")])
+    assert verdicts(suite, rows(anyformer=3.0, fast=2.0)) == ["* c: ≥ 2 of the best peer: 1.5, **missed**"]
+
+
+def test_a_page_names_what_was_not_measured(tmp_path):
+    assert page([find("train")], tmp_path).count("Not measured.") == 1
+
+
+def test_no_suite_of_that_name():
+    with pytest.raises(ConfigError, match="train"):
+        find("trian")
+    with pytest.raises(ConfigError, match="SUITE"):
+        find(str(Path(__file__).parent / "conftest.py"))
+
+
+def test_listing_imports_no_torch(tmp_path):
+    """Suites are read to be listed."""
+    import subprocess
+    import sys
+
+    code = "import sys; from anyformer.cli import main\ntry: main(['bench', '--list'])\n"
+    code += "except SystemExit: assert 'torch' not in sys.modules, 'torch'"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[0].startswith("bpe")
