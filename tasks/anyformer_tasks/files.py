@@ -16,6 +16,8 @@ from anyformer.errors import ConfigError
 
 Record = Mapping[str, Any]
 
+SMALL, MOST_PACKED = 2**24, 200  # bytes that any file may become; for a larger one, how many each of its bytes may
+
 
 @dataclass(frozen=True)
 class Found:
@@ -47,15 +49,25 @@ def content(path: Path, source: str) -> str:
             f"{path} cannot be read ({error.strerror}); expected {source}. Download it and set data_dir."
         ) from error
     if path.suffix == ".gz":
-        try:
-            raw = gzip.decompress(raw)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ConfigError(f"{path} is not a whole gzip file ({error}); download it again.") from error
+        raw = unpacked(raw, path)
     try:
         return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}, line {line}: expected UTF-8, got the byte {raw[error.start]:#04x}.") from error
+
+
+def unpacked(packed: bytes, path: Path) -> bytes:
+    """What gzip packed into the file at `path`; ConfigError where that is damaged, or where few bytes become too many."""
+    most = max(SMALL, MOST_PACKED * len(packed))
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+            raw = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"{path} is not a whole gzip file ({error}); download it again.") from error
+    if len(raw) > most:
+        raise ConfigError(f"{path} has {len(packed)} bytes that become more than {most}; no data is packed like that.")
+    return raw
 
 
 def read(path: Path, source: str) -> list[Record]:
@@ -216,6 +228,9 @@ def _parsed(text: str, source: str, line: int | None = None) -> Any:
         raise ConfigError(
             f"{where}: expected JSON, got {error.msg} at column {error.colno}; download it again."
         ) from error
+    except (RecursionError, ValueError) as error:  # too deep, or a number of thousands of digits
+        where = source if line is None else f"{source}, line {line}"
+        raise ConfigError(f"{where}: expected JSON, got what cannot be read ({error}); download it again.") from error
 
 
 def _object(record: Any, where: str) -> Record:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import inspect
 import math
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from anyformer.errors import ConfigError, unknown
-from anyformer_tasks.files import Found
+from anyformer_tasks.files import Found, unpacked
 from anyformer_tasks.packages import require
 from anyformer_tasks.vision.picture import Nth
 
@@ -41,10 +39,7 @@ def idx_array(path: Path) -> np.ndarray:
     if found is None:
         raise FileNotFoundError(path)
     raw = found.read_bytes()
-    try:
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise ConfigError(f"{found} is not a whole gzip file ({error}); download it again.") from error
+    raw = unpacked(raw, found) if raw[:2] == b"\x1f\x8b" else raw
     if len(raw) < 4 or raw[:3] != b"\0\0\x08":
         raise ConfigError(f"{found} begins with {raw[:4].hex()}; expected IDX of bytes, 000008. Download it again.")
     head = 4 + 4 * raw[3]
