@@ -77,7 +77,8 @@ class Cell:
 @dataclass(frozen=True)
 class Matrix:
     """What a file of `configs/matrices` says. control, headline: rows; what is printed as the value is the mean of the
-    headline's cells, and as the baseline that of the control's. about: a sentence for the report."""
+    headline's cells in the columns that have the first one's metric, and as the baseline that of the control's. about,
+    conclusions: what the report says before and behind its tables."""
 
     name: str
     columns: Mapping[str, Column]
@@ -253,10 +254,12 @@ def fill(
         if row != matrix.control:
             beside = zip(cell.values, cells[matrix.control, column].values, strict=True)
             cells[row, column] = replace(cell, difference=[own - other for own, other in beside])
-    mean = lambda row: statistics.mean(statistics.mean(cells[row, c].values) for c in matrix.columns)  # noqa: E731
+    metric = next(iter(matrix.columns.values())).metric
+    alike = [name for name, column in matrix.columns.items() if column.metric == metric]
+    mean = lambda row: statistics.mean(statistics.mean(cells[row, c].values) for c in alike)  # noqa: E731
     result = {
         "name": matrix.name,
-        "metric": " and ".join(dict.fromkeys(column.metric for column in matrix.columns.values())),
+        "metric": metric,
         "value": mean(matrix.headline),
         "baseline": mean(matrix.control),
         "seed": seed,

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 DIRECTIONS = ("to_text_", "to_audio_")
 
 
+@dataclass(frozen=True)
+class Heard(Asked):
+    """A clip that looks for the pictures of its split."""
+
+    split: Split = "test"
+
+
 @dataclass
 class SoundRetrieval(Task):
     """dataset, data_dir: a page of configs/datasets/sound, and where its files are. text: the clips' field that is said
@@ -97,13 +104,14 @@ class Bridge(Task):
     def examples(self, split: Split) -> Sequence[Sample]:
         clips = SoundSet.named(self.sounds, self.data_dir).clips(split)
         return [
-            Asked(c.name, {"audio": c.sound, "text": told}, cluster=c.speaker, right=(told,))
+            Heard(c.name, {"audio": c.sound, "text": told}, cluster=c.speaker, right=(told,), split=split)
             for c in clips
             for told in [c.told(self.text)]
         ]
 
     def score(self, model: Model, samples: Sequence[Sample]) -> Iterator[Score]:
-        shown = self._shown("test")
+        (split,) = {sample.split if isinstance(sample, Heard) else "test" for sample in samples}
+        shown = self._shown(split)
         words = list(dict.fromkeys([*(label for _, label in shown), *(s.values["text"] for s in samples)]))
         pictures = placed("bridge", self, model, "image", [picture for picture, _ in shown])
         clips = placed("bridge", self, model, "audio", [sample.values["audio"] for sample in samples])
