@@ -49,6 +49,14 @@ class NonFiniteError(AnyformerError, ArithmeticError):
     """A loss or gradient is NaN or infinite; the step was not applied."""
 
 
+class ProcessError(AnyformerError, RuntimeError):
+    """Another process of the run died or does not answer: a data worker, a rank."""
+
+
+class MemoryLimitError(AnyformerError, RuntimeError):
+    """A training step does not fit into the device's memory."""
+
+
 class EvaluationError(AnyformerError, RuntimeError):
     """A task could not be scored, and nothing else was asked for."""
 

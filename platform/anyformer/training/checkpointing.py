@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -14,6 +11,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from anyformer import checkpoint as directory
 from anyformer.errors import CheckpointError, ConfigError
+from anyformer.training.signals import Signals
 
 PREFIX = "_model."  # the learner's attribute: a checkpoint names weights as the model does
 BESIDE = "beside"  # in the trainer's state: weights that are no part of the model, such as a generator's
@@ -55,16 +53,16 @@ class CheckpointDirectory(CheckpointIO):
 class Checkpoints(ModelCheckpoint):
     """Keeps `<default_root_dir>/last` up to date: every so many steps, when training ends, and on a signal.
 
-    SIGTERM, SIGUSR1 and SIGINT only set a flag; at the next step's end the checkpoint is written and the process
-    exits with 128 + the signal's number. `fit --ckpt_path last` goes on from it. Every setting of Lightning's
-    ModelCheckpoint works too, for instance `monitor="val/digits", save_top_k=3`.
+    SIGTERM, SIGUSR1 and SIGINT only set a flag; at the next step's end, or between two batches of a validation, the
+    checkpoint is written and the process exits with 128 + the signal's number. `fit --ckpt_path last` goes on from it.
+    Every setting of Lightning's ModelCheckpoint works too, for instance `monitor="val/digits", save_top_k=3`.
     """
 
     FILE_EXTENSION = ""
 
     def __init__(self, dirpath: str | None = None, every_n_train_steps: int = 500, save_top_k: int = 0, **more) -> None:
-        self._received: int | None = None
-        self._handlers: dict[int, Any] = {}
+        self._signals = Signals()
+        self._validated = False  # since the last batch
         super().__init__(
             dirpath, every_n_train_steps=every_n_train_steps, save_last=True, save_top_k=save_top_k,
             enable_version_counter=False, **more,
@@ -78,6 +76,8 @@ class Checkpoints(ModelCheckpoint):
         self._settle(trainer)
         if trainer.is_global_zero:
             directory.sweep(self.dirpath or ".")
+        if stage == "fit":
+            self._signals.listen(trainer)
         super().setup(trainer, pl_module, stage)
 
     def _find_last_checkpoints(self, trainer: L.Trainer) -> set[str]:
@@ -93,45 +93,61 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._received = None
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-                self._handlers[number] = signal.signal(number, self._note)
+        self._signals.trains = True
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._validated = False
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and self._told_to_stop(trainer):
-            self._save_now(trainer)
-            raise SystemExit(128 + (self._received or signal.SIGTERM))
+        self._stop_if_told(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.world_size == 1:  # ranks may have different numbers of batches, so they could not agree here
+            self._stop_if_told(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validated = True
+        super().on_validation_end(trainer, pl_module)
+        self._stop_if_told(trainer)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if not self._validated and _validation_is_due(trainer):
+            _begin_with_validation(checkpoint["loops"]["fit_loop"])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._save_now(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._give_back()
+        self._signals.give_back()
         super().on_exception(trainer, pl_module, exception)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
-        self._give_back()
+        self._signals.give_back()
 
-    def _give_back(self) -> None:
-        """Signals mean again what they meant before training."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._received == number:
-            raise KeyboardInterrupt  # asked twice: do not wait for the step's end
-        self._received = number
-
-    def _told_to_stop(self, trainer: L.Trainer) -> bool:
-        """Whether any rank has received a signal: all of them must stop at the same step."""
-        here = self._received is not None
-        return here if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(here, all=False)
+    def _stop_if_told(self, trainer: L.Trainer) -> None:
+        """Save and exit once any rank has received a signal: all of them must stop at the same step."""
+        if not self._signals.trains or not _at_step_end(trainer):
+            return
+        told = self._signals.received is not None
+        if trainer.world_size > 1:
+            told = trainer.strategy.reduce_boolean_decision(told, all=False)
+        if told:
+            self._save_now(trainer)
+            raise SystemExit(self._signals.status)
 
     def _save_now(self, trainer: L.Trainer) -> None:
         if not self._should_skip_saving_checkpoint(trainer):
@@ -143,6 +159,29 @@ def _innermost(io: CheckpointIO) -> CheckpointIO:
     while (inner := getattr(io, "checkpoint_io", None)) is not None:
         io = inner
     return io
+
+
+def _at_step_end(trainer: L.Trainer) -> bool:
+    """Not between two micro-batches of one step, whose gradients no checkpoint holds."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches == 0
+
+
+def _validation_is_due(trainer: L.Trainer) -> bool:
+    """Whether validation comes before the next batch."""
+    fetcher = trainer.fit_loop._data_fetcher
+    return fetcher is not None and not trainer.should_stop and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+
+
+def _begin_with_validation(loop: dict[str, Any]) -> None:
+    """Let a run that goes on validate first, and on everything: as if it had been interrupted behind the last training
+    batch, before the first held-out batch had passed. Lightning would leave out what was due."""
+    for counts in (loop["epoch_loop.batch_progress"]["total"], loop["epoch_loop.batch_progress"]["current"]):
+        counts["completed"] = counts["processed"]
+    progress = loop["epoch_loop.val_loop.batch_progress"]
+    progress["current"] |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    done = progress["total"]["completed"]
+    progress["total"] |= {"ready": done + 1, "started": done + 1, "processed": done}
+    progress["is_last_batch"] = False
 
 
 def _continue_last_epoch(state: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import inspect
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -19,6 +20,7 @@ from anyformer.registry import make_task, tasks, tokenizers
 from anyformer.training.mixture import Plan, Ramp, Reference, Source
 from anyformer.training.preparation import Preparation
 from anyformer.training.unreadable import Unreadable
+from anyformer.training.workers import Loader
 
 
 class Windows(Dataset):
@@ -81,6 +83,7 @@ class Mixture(L.LightningDataModule):
     temperature: instead of `weight`, shares proportional to each task's training tokens to the power 1/temperature (1
     proportional, larger flatter).
     seed: of the order and of every random choice in preparation. workers: processes that encode.
+    patience: seconds after which a worker that has not handed over a batch is given up, with an error that names it.
     epoch_steps: optimiser steps called an epoch; None for a single endless one (use max_steps or max_time).
     validation_tokens: how much of each task's validation split is looked at.
     data_dir: where tasks that read files find them, unless a task's own settings say.
@@ -97,6 +100,7 @@ class Mixture(L.LightningDataModule):
         temperature: float | None = None,
         seed: int = 0,
         workers: int = 0,
+        patience: float = 120.0,
         epoch_steps: int | None = None,
         validation_tokens: int = 20_000,
         start: str | None = None,
@@ -127,7 +131,8 @@ class Mixture(L.LightningDataModule):
             if most < 1:
                 raise ConfigError(f"modality_budgets has {modality}: {most}; expected a number of tokens, at least 1.")
         self.token_budget, self.temperature, self.seed = token_budget, temperature, seed
-        self.workers, self.epoch_steps, self.validation_tokens = workers, epoch_steps, validation_tokens
+        self.workers, self.patience = workers, patience
+        self.epoch_steps, self.validation_tokens = epoch_steps, validation_tokens
 
     def setup(self, stage: str | None = None) -> None:
         """Fit what needs fitting, on the training split of every task that uses it."""
@@ -230,16 +235,8 @@ class Mixture(L.LightningDataModule):
 
     def _loader(self, preparation: Preparation, sampler) -> DataLoader:
         workers = self.workers if self.workers and _picklable(preparation) else 0
-        return DataLoader(
-            Windows(preparation),
-            batch_size=None,
-            sampler=sampler,
-            num_workers=workers,
-            # FFTs hang in a worker that was forked after OpenMP threads had started
-            multiprocessing_context="forkserver" if workers else None,
-            timeout=300 if workers else 0,
-            pin_memory=_on_cuda(self.trainer),
-        )
+        named = partial(_named, preparation)
+        return Loader(Windows(preparation), sampler, workers, named, self.patience, pin_memory=_on_cuda(self.trainer))
 
 
 class InOrder(DistributedSampler):
@@ -298,6 +295,11 @@ def _number(task: str, settings: dict[str, Any], key: str) -> float:
     if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < float("inf"):
         raise ConfigError(f"Task {task!r} has {key}={given!r}; expected a number above 0.")
     return float(given)
+
+
+def _named(preparation: Preparation, request: tuple[Sequence[Sequence[Reference]], int]) -> list[str]:
+    """The samples that a worker prepares for a request: those of the whole window."""
+    return [f"{r.task} {preparation.samples(r.task)[r.index].id!r}" for batch in request[0] for r in batch]
 
 
 def _length_of(preparation: Preparation, task: str):

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from anyformer.architecture import read
@@ -21,6 +22,7 @@ from anyformer.training.checkpointing import PREFIX
 from anyformer.training.data import Mixture
 from anyformer.training.finite import make_policy
 from anyformer.training.mixture import keyed
+from anyformer.training.ranks import SignsOfLife
 from anyformer.training.schedules import make_schedule
 from anyformer.training.tally import Tally, Term, task_means
 
@@ -146,6 +148,11 @@ class Learner(L.LightningModule):
                     f"The model was made with {'another' if theirs else 'no'} tokenizer {name!r} than the mixture's. "
                     "Give the mixture the model's own: Mixture(tokenizers=model.tokenizers, ...)."
                 )
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What every run has, unless the trainer was given its own."""
+        own = any(isinstance(callback, SignsOfLife) for callback in vars(self.trainer)["callbacks"])
+        return [] if own else [SignsOfLife()]
 
     def configure_optimizers(self) -> Any:
         decayed = [p for p in self.parameters() if p.requires_grad and p.dim() >= 2]
