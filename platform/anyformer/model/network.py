@@ -100,9 +100,13 @@ class Network(nn.Module):
 
     def read(self, name: str, hidden: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows width"]:
         """What the stream's head says at these hidden states: logits, or features."""
+        return self.head(name)(hidden)
+
+    def head(self, name: str) -> nn.Module:
+        """The stream's head."""
         if module_key(name) not in self.heads:
             raise unknown("head", name, [spec for spec in self.specs if module_key(spec) in self.heads])
-        return self.heads[module_key(name)](hidden)
+        return self.heads[module_key(name)]
 
     def _ranked(self, config: StackConfig) -> StackConfig:
         """As many position axes as the stack's streams have, unless it says itself."""

@@ -14,7 +14,7 @@ from anyformer.contracts import Loss
 from anyformer.errors import ConfigError, SampleError
 from anyformer.model import ForwardPass
 from anyformer.objectives.knowing import Knowing, Symbols, fraction, frozen, main_stream
-from anyformer.objectives.loss import count, cross_entropy
+from anyformer.objectives.loss import count, read_and_compare
 from anyformer.tokens import Stream, StreamSpec, Tokens
 
 
@@ -78,7 +78,7 @@ class SequenceToSequence(Knowing):
     def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:
         if not self.smoothing:
             return super().loss(forward, targets)
-        parts = [cross_entropy(forward.read(name, t), t.values, self.smoothing) for name, t in targets.items()]
+        parts = [read_and_compare(forward, name, t, self.smoothing) for name, t in targets.items()]
         total, nats = (torch.stack(sums).sum() for sums in zip(*parts, strict=True))
         return Loss(total, count(targets), {"nats": nats})
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,14 +15,24 @@ from anyformer.contracts import Loss, Objective
 from anyformer.model import ForwardPass
 from anyformer.tokens import Stream
 
+PART = 2**23
+"""Logits that are held at a time: enough rows to be worth a product of matrices, and no more memory than 32 MB."""
+
 
 class FromHidden(Objective):
     """Objectives whose loss is read from the one shared pass: cross-entropy of discrete targets and of places, squared
     error (per row, averaged over features) of continuous ones."""
 
     def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:
-        sums = {name: error(self.read(forward, name, target), target.values) for name, target in targets.items()}
+        sums = {name: self._error(forward, name, target) for name, target in targets.items()}
         return Loss(torch.stack(list(sums.values())).sum(), count(targets), sums if len(sums) > 1 else {})
+
+    def _error(self, forward: ForwardPass, name: str, target: Stream) -> Tensor:
+        """What an objective reads in its own way is read whole; what a head says of single slots, in parts."""
+        own = type(self).read is not Objective.read
+        if own or target.values.is_floating_point() or len(target.values) != len(target.slots):
+            return error(self.read(forward, name, target), target.values)
+        return read_and_compare(forward, name, target)[0]
 
 
 def count(targets: Mapping[str, Stream]) -> float:
@@ -35,6 +46,51 @@ def error(said: Tensor, wanted: Tensor) -> Tensor:
     if wanted.is_floating_point():
         return F.mse_loss(said, wanted.to(said.dtype), reduction="none").flatten(1).mean(1).sum()
     return cross_entropy(said, wanted)[0]
+
+
+def read_and_compare(forward: ForwardPass, name: str, target: Stream, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """`cross_entropy` of what a head says at the slots of a discrete target, in parts: its logits are never all there,
+    so the memory is that of a part times the vocabulary."""
+    rows, width = forward.hidden[target.slots], forward.model.specs[name].width
+    size = max(1, PART // width)
+    if len(rows) <= size:
+        return cross_entropy(forward.model.read(name, rows), target.values, smoothing)
+    head = partial(forward.model.read, name)
+    weights = [weight for weight in forward.model.head(name).parameters() if weight.requires_grad]
+    if torch.is_grad_enabled() and (rows.requires_grad or weights):
+        return _InParts.apply(head, size, smoothing, target.values, rows, *weights)
+    parts = zip(rows.split(size), target.values.split(size), strict=True)
+    found = [torch.stack(cross_entropy(head(some), wanted, smoothing)) for some, wanted in parts]
+    return tuple(torch.stack(found).sum(0))
+
+
+class _InParts(torch.autograd.Function):
+    """Each part's gradient is computed as soon as its loss is, and only what comes of it is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, head: Callable, size: int, smoothing: float, wanted: Tensor, rows: Tensor, *weights: Tensor):
+        gradient, of_weights = torch.empty_like(rows), [torch.zeros_like(weight) for weight in weights]
+        found = []
+        for some, values, place in zip(rows.split(size), wanted.split(size), gradient.split(size), strict=True):
+            leaf = some.detach().requires_grad_()
+            with torch.enable_grad():
+                summed, nats = cross_entropy(head(leaf), values, smoothing)
+            own, *others = torch.autograd.grad(summed, (leaf, *weights))
+            place.copy_(own)
+            for total, other in zip(of_weights, others, strict=True):
+                total += other
+            found.append(torch.stack((summed.detach(), nats)))
+        ctx.gradients = [gradient, *of_weights]
+        summed, nats = torch.stack(found).sum(0)
+        ctx.mark_non_differentiable(nats)
+        return summed, nats
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("The gradient of this loss was computed before, and its memory is in use elsewhere.")
+        found, ctx.gradients = [gradient.mul_(grads[0].to(gradient.dtype)) for gradient in ctx.gradients], None
+        return None, None, None, None, *found
 
 
 def cross_entropy(said: Tensor, wanted: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
