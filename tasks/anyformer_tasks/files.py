@@ -58,7 +58,7 @@ def content(path: Path, source: str) -> str:
 
 
 def unpacked(packed: bytes, path: Path) -> bytes:
-    """What gzip packed into the file at `path`; ConfigError where that is damaged, or where few bytes become too many."""
+    """What gzip packed into the file at `path`; ConfigError where it is damaged, or few bytes become too many."""
     most = max(SMALL, MOST_PACKED * len(packed))
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:

@@ -23,11 +23,12 @@ from anyformer.checkpoint.directory import (
     write,
 )
 from anyformer.checkpoint.models import begin_with, describe, load, save
-from anyformer.checkpoint.tokenizers import check_tokenizers, load_tokenizers, tokenizer_files
+from anyformer.checkpoint.tokenizers import changes, check_tokenizers, load_tokenizers, tokenizer_files
 
 __all__ = [
     "FORMAT",
     "begin_with",
+    "changes",
     "check_tokenizers",
     "describe",
     "load",

@@ -67,19 +67,26 @@ def difference(path: Path, name: str, theirs: Mapping[str, Any], ours: Tokenizer
         said = [f"it was a {theirs['type']!r} and is a {registry.name_of(type(ours))!r}", *said]
     if said:
         return "; ".join(said)
-    own, stored = ours.state(), _files(path, name)
-    files = sorted(file for file in {*own, *stored} if own.get(file) != stored.get(file))
-    told = [f"same settings, but it was fitted on other data ({', '.join(files)} differ)"]
     try:
-        before = {spec.name: spec for spec in _tokenizer(path, name, dict(theirs)).streams}
+        return "; ".join(changes(_tokenizer(path, name, dict(theirs)), ours))
     except AnyformerError:
-        before = {}
-    for spec in ours.streams:
-        if spec.name in before:
-            one, other = before[spec.name], spec
-            facts = [{"values": s.width, "end": s.end, **s.special} for s in (one, other)]
+        return "same settings, but its own files cannot be read any more"
+
+
+def changes(before: Tokenizer, now: Tokenizer) -> list[str]:
+    """In what two tokenizers differ: settings, else learned files and what these say of the streams."""
+    told = _changes(before.config(), now.config())
+    if told:
+        return told
+    one, other = before.state(), now.state()
+    files = sorted(file for file in {*one, *other} if one.get(file) != other.get(file))
+    told = [f"same settings, but it was fitted on other data ({', '.join(files)} differ)"]
+    known = {spec.name: spec for spec in before.streams}
+    for spec in now.streams:
+        if spec.name in known:
+            facts = [{"values": s.width, "end": s.end, **s.special} for s in (known[spec.name], spec)]
             told += [f"stream {spec.name!r}: {change}" for change in _changes(*facts)]
-    return "; ".join(told)
+    return told
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
