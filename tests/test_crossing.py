@@ -28,6 +28,7 @@ from anyformer_tasks.crossing import Bridge, Captioning, PictureRetrieval, Sound
 from anyformer_tasks.crossing.dataset import CaptionedSet
 from anyformer_tasks.crossing.pictures import on_white
 from anyformer_tasks.crossing.retrieval import drawn, ranks
+from anyformer_tokenizers.audio import AudioTokenizer
 from anyformer_tokenizers.image import ImageTokenizer
 from anyformer_tokenizers.text import CharacterTokenizer
 
@@ -240,6 +241,15 @@ def test_tasks_over_pictures_keep_their_contract(kind, shelf):
     task = kind(data_dir=shelf, size=16)
     text.fit(task.corpus("text"))
     check_task(task, {"image": ImageTokenizer(patch=8), "text": text})
+
+
+@pytest.mark.parametrize("kind", [SoundRetrieval, Bridge])
+def test_tasks_over_sounds_keep_their_contract(kind, shelf, tokenizers):
+    text = CharacterTokenizer()
+    text.fit(["zero one two three four five six seven eight nine"])
+    audio = AudioTokenizer(sample_rate=8000, mels=20, window=200, hop=100, layers=0)
+    audio.fit(sample.values["audio"] for sample in SoundRetrieval(data_dir=shelf).examples("train")[:2])
+    check_task(kind(data_dir=shelf), {"audio": audio, "image": ImageTokenizer(patch=4), "text": text}, samples=2)
 
 
 def test_a_sounds_baseline_counts_all_clips_of_a_word(shelf):

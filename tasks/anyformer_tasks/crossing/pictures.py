@@ -100,7 +100,7 @@ class PictureRetrieval(OfPictures):
         return ContrastivePairs(first="image", second="text")
 
     def score(self, model: Model, samples: Sequence[Sample]) -> Iterator[Score]:
-        return retrieval_scores("image_text_retrieval", self, model, samples, "image", DIRECTIONS)
+        return retrieval_scores(self, model, samples, "image", DIRECTIONS)
 
     def baselines(self) -> Mapping[str, Mapping[str, float]]:
         """Chance, with several right answers counted."""

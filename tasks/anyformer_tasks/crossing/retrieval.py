@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from anyformer.batch import Example
 from anyformer.contracts import Metric, Sample, Score, Task
-from anyformer_tasks.language.judgement import prepared
 from anyformer_tasks.language.lengths import answered, slots
 from anyformer_tasks.language.text_to_text import Asked
 
@@ -28,10 +28,10 @@ def metrics(*directions: str) -> tuple[Metric, ...]:
     return tuple(Metric(f"{name}r{depth}", True) for name in ("", *directions) for depth in DEPTHS)
 
 
-def placed(name: str, task: Task, model: Model, field: str, values: Sequence[Any]) -> Float[Tensor, "values dim"]:
-    """Where the model puts values of one of the task's fields."""
-    samples = [Sample(f"{field} {number}", {field: value}) for number, value in enumerate(values)]
-    examples = prepared(name, task, model, samples)
+def placed(task: Task, model: Model, field: str, values: Sequence[Any]) -> Float[Tensor, "values dim"]:
+    """Where the model puts values of one of the task's fields, each a sequence that is seen from both sides."""
+    tokenizer = model.tokenizers[task.fields[field]]
+    examples = [Example(tokens, {}, tokens.length) for tokens in map(tokenizer.encode, values)]
     return torch.stack(answered(examples, slots, TOKEN_BUDGET, lambda batch: list(model.vectors(batch).cpu())))
 
 
@@ -42,7 +42,7 @@ def ranks(cosines: Float[Tensor, "asked found"], right: Bool[Tensor, "asked foun
 
 
 def retrieval_scores(
-    name: str, task: Task, model: Model, samples: Sequence[Sample], field: str, directions: tuple[str, str]
+    task: Task, model: Model, samples: Sequence[Sample], field: str, directions: tuple[str, str]
 ) -> Iterator[Score]:
     """A field's values find their texts among all texts of these samples, and texts their values.
 
@@ -54,8 +54,8 @@ def retrieval_scores(
     right = torch.zeros(len(samples), len(texts), dtype=torch.bool)
     for row, sample in enumerate(samples):
         right[row, [number[text] for text in right_of(sample)]] = True
-    ones = placed(name, task, model, field, [sample.values[field] for sample in samples])
-    others = placed(name, task, model, "text", texts)
+    ones = placed(task, model, field, [sample.values[field] for sample in samples])
+    others = placed(task, model, "text", texts)
     cosines = ones @ others.T
     to, back = ranks(cosines, right), ranks(cosines.T, right.T)
     for row, sample in enumerate(samples):

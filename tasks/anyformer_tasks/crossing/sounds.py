@@ -66,7 +66,7 @@ class SoundRetrieval(Task):
         ]
 
     def score(self, model: Model, samples: Sequence[Sample]) -> Iterator[Score]:
-        return retrieval_scores("audio_text_retrieval", self, model, samples, "audio", DIRECTIONS)
+        return retrieval_scores(self, model, samples, "audio", DIRECTIONS)
 
     def baselines(self) -> Mapping[str, Mapping[str, float]]:
         """Chance, with several right answers counted."""
@@ -113,9 +113,9 @@ class Bridge(Task):
         (split,) = {sample.split if isinstance(sample, Heard) else "test" for sample in samples}
         shown = self._shown(split)
         words = list(dict.fromkeys([*(label for _, label in shown), *(s.values["text"] for s in samples)]))
-        pictures = placed("bridge", self, model, "image", [picture for picture, _ in shown])
-        clips = placed("bridge", self, model, "audio", [sample.values["audio"] for sample in samples])
-        texts = placed("bridge", self, model, "text", words)
+        pictures = placed(self, model, "image", [picture for picture, _ in shown])
+        clips = placed(self, model, "audio", [sample.values["audio"] for sample in samples])
+        texts = placed(self, model, "text", words)
         labels = np.array([label for _, label in shown])
         right = torch.from_numpy(np.array([labels == sample.values["text"] for sample in samples]))
         cosines, by_text = clips @ pictures.T, texts[(clips @ texts.T).argmax(1)] @ pictures.T
