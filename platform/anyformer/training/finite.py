@@ -99,7 +99,11 @@ class Stop:
         told: list[Finding | None] = [None] * ranks
         torch.distributed.all_gather_object(told, here)
         found = [replace(one, where=f" on rank {rank}") for rank, one in enumerate(told) if one is not None]
-        return min(found, key=lambda one: one.of_gradient)  # one rank's loss spoils the gradient of them all
+        losses = [one for one in found if not one.of_gradient]
+        if losses:  # one rank's loss spoils the gradient of them all
+            return losses[0]
+        samples = "; ".join(f"rank {rank}: {one.samples}" for rank, one in enumerate(told) if one is not None)
+        return replace(found[0], samples=samples, where="")
 
     def _exhausted(self) -> str:
         return f" not_finite allows most={self.most} of them." if self.most else ""

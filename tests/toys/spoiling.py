@@ -1,0 +1,47 @@
+"""One of two ranks whose loss is not finite at one step: what a process of that run does from its start to its end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import runs
+import torch
+
+from anyformer.errors import NonFiniteError
+
+
+class SpoilLoss(L.Callback):
+    """This rank's loss is NaN at a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            plain = pl_module.losses
+
+            def spoilt(forward: Any) -> Any:
+                pl_module.losses = plain
+                forward.hidden[:] *= float("nan")
+                return plain(forward)
+
+            pl_module.losses = spoilt
+
+
+def rank(number: int, port: int, folder: str, steps: int, at: int, policy: dict[str, Any]) -> None:
+    """Rank 1 is the one that is spoilt. Writes what it was told and its weights."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(number), "NODE_RANK": "0"}
+    with runs.registered():
+        learned = runs.learner(not_finite=policy)
+        run = runs.trainer(folder, steps, [SpoilLoss(at)] if number == 1 else [], strategy="ddp", devices=2)
+        told = ""
+        try:
+            run.fit(learned, datamodule=runs.mixture())
+        except NonFiniteError as error:
+            told = str(error)
+        result = {"told": told, "dropped": learned.finite.dropped, "weights": runs.weights(learned)}
+        torch.save(result, Path(folder) / f"rank{number}.pt")
