@@ -85,6 +85,7 @@ class Learner(L.LightningModule):
         self.finite = make_policy(not_finite or {})
         self.tally, self.held_out = Tally(), Tally()
         self.beside, self._joined = nn.ModuleList(), None
+        self.trained: list[nn.Parameter] = []  # what the optimiser was given
         self._window: list[Batch] = []  # the micro-batches since the last update
 
     @property
@@ -155,8 +156,9 @@ class Learner(L.LightningModule):
         return [] if own else [SignsOfLife()]
 
     def configure_optimizers(self) -> Any:
-        decayed = [p for p in self.parameters() if p.requires_grad and p.dim() >= 2]
-        others = [p for p in self.parameters() if p.requires_grad and p.dim() < 2]
+        self.trained = [p for p in self.parameters() if p.requires_grad]  # looked for once: it takes as long as a layer
+        decayed = [p for p in self.trained if p.dim() >= 2]
+        others = [p for p in self.trained if p.dim() < 2]
         groups = [
             {"params": decayed, "weight_decay": self.weight_decay},
             {"params": others, "weight_decay": 0.0},
@@ -242,17 +244,17 @@ class Learner(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """What no batch of the step has used gets a zero, as it does with several ranks: AdamW would skip it, and
         the number of ranks would change what is learned."""
-        for parameter in self.parameters():
-            if parameter.requires_grad and parameter.grad is None:
+        for parameter in self.trained:
+            if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Lightning calls this before every update, clipping or not."""
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
         if not self.finite.agrees(self, optimizer, norm, self._window):
             return
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
+            torch.nn.utils.clip_grads_with_norm_(self.trained, gradient_clip_val, norm)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
