@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -265,6 +266,8 @@ def make_tokenizers(config: Mapping[str, Any]) -> dict[str, Tokenizer]:
         if isinstance(settings, Tokenizer):
             made[name] = settings
             continue
+        if not re.fullmatch(r"[^/\\\0.][^/\\\0]*", name):  # a checkpoint has a folder of that name
+            raise ConfigError(f"A tokenizer is called {name!r}; expected a name that a folder may have.")
         settings = _settings("tokenizer", name, settings)
         made[name] = tokenizers.create(settings.pop("type", name), {"name": name, **settings})
     return made
