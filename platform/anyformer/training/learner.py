@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anyformer.architecture import read
 from anyformer.batch import SLOTS, Batch, Counts
-from anyformer.checkpoint import begin_with, check_tokenizers, describe, load, tokenizer_files
+from anyformer.checkpoint import begin_with, changes, check_tokenizers, describe, load, tokenizer_files
 from anyformer.contracts import Loss
 from anyformer.errors import ConfigError
 from anyformer.model import ForwardPass, Model
@@ -145,9 +145,10 @@ class Learner(L.LightningModule):
         for name, tokenizer in self.mixture.tokenizers.items():
             theirs = model.tokenizers.get(name)
             if theirs is None or theirs.fingerprint() != tokenizer.fingerprint():
+                told = "" if theirs is None else f" ({'; '.join(changes(theirs, tokenizer))})"
                 raise ConfigError(
-                    f"The model was made with {'another' if theirs else 'no'} tokenizer {name!r} than the mixture's. "
-                    "Give the mixture the model's own: Mixture(tokenizers=model.tokenizers, ...)."
+                    f"The model was made with {'another' if theirs else 'no'} tokenizer {name!r} than the mixture's"
+                    f"{told}. Give the mixture the model's own: Mixture(tokenizers=model.tokenizers, ...)."
                 )
 
     def configure_callbacks(self) -> list[Callback]:
