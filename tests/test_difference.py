@@ -75,6 +75,7 @@ def test_settings_of_what_is_made_by_type_have_words_and_the_same_defaults(kinds
 RICH: dict[str, Any] = {
     "dim": 24, "heads": 4, "depth": 2, "kv_heads": 2, "experts": 3, "embed_norm": True, "positions": {"type": "alibi"},
     "recipe": ("half feed_forward", "attention", "cross_attention", "convolution"),
+    "causal_convolution": True,
 }  # fmt: skip
 """A stack in which no switch is without effect."""
 
@@ -82,9 +83,10 @@ CHANGES: dict[str, Any] = {
     "dim": 32, "heads": 8, "depth": 3, "kv_heads": 1, "head_dim": 10, "hidden": 5, "memory_dim": 7,
     "recipe": ("attention", "cross_attention", "convolution", "feed_forward"), "norm": "rms", "norm_eps": 1e-6,
     "norm_placement": "post", "end_norm": True, "final_norm": False, "final_norm_eps": 1e-7, "causal": False,
-    "attention_bias": "q", "score_scale": 0.7, "score_scale_by_depth": True, "window": (None, 3), "activation": "silu",
+    "attention_bias": "q", "score_scale": 0.7, "score_scale_by_depth": True, "window": (None, 3),
+    "chunk": (4, 1), "activation": "silu",
     "gated": True, "feed_forward_bias": False, "experts": 4, "top_k": 1, "balance": 0.5, "kernel": 7,
-    "convolution_norm": "batch", "convolution_bias": False, "causal_convolution": True, "positions": {"type": "none"},
+    "convolution_norm": "batch", "convolution_bias": False, "causal_convolution": False, "positions": {"type": "none"},
     "rank": 3, "embed_dim": 9, "embed_norm": False, "embed_norm_eps": 1e-3, "embed_shift": True, "dropout": 0.3,
     "attention_dropout": 0.4, "init_std": 0.05,
 }  # fmt: skip

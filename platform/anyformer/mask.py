@@ -22,7 +22,8 @@ class Mask:
 
     Document d has `queries[d]` consecutive queries and `keys[d]` consecutive keys; its queries are the last
     of its keys' slots (fewer queries than keys: the rest is in a cache). Query i of a document sees its key j
-    when `j < prefix[d]` or, where `autoregressive`, when `j <= i`; with a window, only when `|i - j| < window`. So
+    when `j < prefix[d]` or, where `autoregressive`, when `j <= i`; with a window, only when `|i - j| < window`;
+    with a chunk `(size, before)`, only when `0 <= i // size - j // size <= before`. So
 
     * causal is `prefix = 0`,
     * bidirectional is `prefix = keys`,
@@ -39,6 +40,7 @@ class Mask:
     prefix: tuple[int, ...]
     window: int | None = None
     autoregressive: bool = True
+    chunk: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.queries) == len(self.keys) == len(self.prefix):
@@ -48,6 +50,10 @@ class Mask:
             )
         if self.window is not None and self.window < 1:
             raise MaskError(f"A mask has window={self.window}; expected at least 1, or None for no window.")
+        if self.chunk is not None and (self.chunk[0] < 1 or self.chunk[1] < 0):
+            raise MaskError(
+                f"A mask has chunk={self.chunk}; expected (slots, at least 1; chunks before it, at least 0)."
+            )
 
     @classmethod
     def causal(cls, lengths: tuple[int, ...]) -> Mask:
@@ -75,6 +81,13 @@ class Mask:
             return self
         return self.kept(("windowed", window), lambda: replace(self, window=window))
 
+    def chunked(self, chunk: tuple[int, int] | None) -> Mask:
+        """The same mask in chunks (Zhang et al. 2020, arXiv:2012.05481 §3.2): what is heard can be answered a chunk at
+        a time. None adds none; a mask that has some keeps its own."""
+        if chunk is None or self.chunk is not None:
+            return self
+        return self.kept(("chunked", chunk), lambda: replace(self, chunk=chunk))
+
     def kept(self, key: tuple, make: Callable[[], T]) -> T:
         """Made once, on first use: every layer asks for the same masks, and back ends for their plans."""
         kept = self.__dict__.setdefault("_derived", {})
@@ -94,16 +107,22 @@ class Mask:
         key = torch.arange(max(shape[1] for shape in shapes))
         seen = (key < prefix) | (key <= query) if self.autoregressive else (key < prefix).expand(*query.shape[:2], -1)
         seen = seen & (key < keys)
+        if self.chunk is not None:
+            size, before = self.chunk
+            back = query // size - key // size
+            seen = seen & (back >= 0) & (back <= before)
         return seen if self.window is None else seen & ((query - key).abs() < self.window)
 
     def is_causal(self, document: int) -> bool:
         """Plain causal attention over equally many queries and keys (SDPA's `is_causal`)."""
-        plain = self.autoregressive and self.window is None and self.prefix[document] <= 1
+        plain = self.autoregressive and self.window is None and self.chunk is None and self.prefix[document] <= 1
         return plain and self.queries[document] == self.keys[document]
 
     def is_full(self, document: int) -> bool:
         """Every query sees every key."""
         sees_all = self.prefix[document] >= self.keys[document] or (self.autoregressive and self.queries[document] == 1)
+        if self.chunk is not None and self.chunk[0] < self.keys[document]:
+            return False
         return sees_all and (self.window is None or self.window >= max(self.queries[document], self.keys[document]))
 
     def sees_nothing(self, document: int) -> bool:

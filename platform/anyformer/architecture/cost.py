@@ -292,6 +292,8 @@ def _scores(config: StackConfig, length: int) -> int:
 
 def _keys_seen(config: BackboneConfig, layer: int, length: int) -> int:
     window = config.window_of(layer)
+    if config.chunk is not None:
+        length = min(length, config.chunk[0] * (1 + config.chunk[1]))
     return length if window is None else min(length, window if config.causal else 2 * window - 1)
 
 

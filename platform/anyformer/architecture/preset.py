@@ -133,6 +133,7 @@ def _small_stack(config: StackConfig) -> StackConfig:
         hidden=None if config.hidden is None else HIDDEN,
         embed_dim=None if config.embed_dim is None else WIDTH if config.embed_dim == config.dim else NARROW,
         window=windows if isinstance(config.window, tuple) else windows[0],
+        chunk=None if config.chunk is None else (min(config.chunk[0], 2), min(config.chunk[1], 1)),
         kernel=min(config.kernel, 4 + config.kernel % 2),
         positions={k: min(v, TABLES[k]) if v and k in TABLES else v for k, v in config.positions.items()},
     )  # fmt: skip

@@ -68,6 +68,8 @@ class BackboneConfig(Settings):
     example's own mask). attention_bias: which of the projections q, k, v, o have a bias. score_scale: the factor of
     the scores, head_dim**-0.5 by default; score_scale_by_depth divides it by 1, 2, 3 … from layer to layer.
     window: keys that a token sees up to itself; a list is dealt out to the layers in turn, None sees all.
+    chunk: [slots, before]: a token sees its own chunk of so many slots, and so many chunks before it (streaming); its
+    convolutions must be causal, and their norm not over time.
 
     Feed-forward. activation; gated: a second branch multiplied in; feed_forward_bias. experts: 0, or so many
     feed-forwards of which each token takes top_k; balance: weight of the loss that spreads tokens over them.
@@ -103,6 +105,7 @@ class BackboneConfig(Settings):
     score_scale: float | None = None
     score_scale_by_depth: bool = False
     window: int | tuple[int | None, ...] | None = None
+    chunk: tuple[int, int] | None = None
     activation: str = "gelu"
     gated: bool = False
     feed_forward_bias: bool = True
@@ -127,6 +130,7 @@ class BackboneConfig(Settings):
         object.__setattr__(self, "recipe", tuple(self.recipe))
         if isinstance(self.window, list):
             object.__setattr__(self, "window", tuple(self.window))
+        self._check_chunk()
         if self.norm_placement not in PLACEMENTS:
             raise unknown("norm placement", self.norm_placement, PLACEMENTS)
         for name in ("dropout", "attention_dropout"):
@@ -140,6 +144,19 @@ class BackboneConfig(Settings):
             raise ConfigError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}.")
         if self.experts and not 1 <= self.top_k <= self.experts:
             raise ConfigError(f"top_k={self.top_k}; expected between 1 and experts={self.experts}.")
+
+    def _check_chunk(self) -> None:
+        if self.chunk is None:
+            return
+        object.__setattr__(self, "chunk", tuple(self.chunk))
+        if len(self.chunk) != 2 or self.chunk[0] < 1 or self.chunk[1] < 0:
+            raise ConfigError(f"chunk={self.chunk}; expected [slots of a chunk, chunks before it that are seen].")
+        if "convolution" in self.recipe and (not self.causal_convolution or self.convolution_norm == "group"):
+            raise ConfigError(
+                f"chunk={self.chunk} with causal_convolution={self.causal_convolution} and convolution_norm="
+                f"{self.convolution_norm!r}, which look beyond a chunk; set causal_convolution, and a norm that is not "
+                "over time."
+            )
 
     @property
     def key_heads(self) -> int:

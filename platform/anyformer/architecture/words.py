@@ -118,6 +118,10 @@ def _window(value: int | tuple[int | None, ...] | None, config: Any) -> str | No
     return None if value is None else f"{number(value)} keys"
 
 
+def _chunk(value: tuple[int, int] | None, config: Any) -> str | None:
+    return None if value is None else f"{number(value[0])} tokens, which see {number(value[1])} chunks before them"
+
+
 def _scaling(value: Mapping[str, Any] | None, config: Any) -> str | None:
     return "slowed by " + ", ".join(f"{key} {told}" for key, told in value.items()) if value else None
 
@@ -233,6 +237,7 @@ BACKBONE = {
         False: None, True: "divided by the layer's number",
     }), "alike"),
     "window": Switch("attention", "window", _window, ALL_KEYS),
+    "chunk": Switch("attention", "chunks", _chunk, "none"),
     "memory_dim": Switch("attention", "width of what cross-attention reads", lambda value, config: (
         None if value in (None, config.dim) else number(value)
     ), "the stack's own"),

@@ -192,13 +192,17 @@ def _block_mask(mask: Mask, device: torch.device):
     cu_queries, cu_keys = mask.cu_queries.to(device), mask.cu_keys.to(device)
     prefix = torch.tensor(mask.prefix, device=device)
     behind = torch.tensor(mask.keys, device=device) - torch.tensor(mask.queries, device=device)
-    window, causal = mask.window or sum(mask.keys) + 1, mask.autoregressive
+    everything = sum(mask.keys) + 1
+    window, causal = mask.window or everything, mask.autoregressive
+    size, before = mask.chunk or (everything, 0)
 
     def sees(b, h, query, key):
         document = query_document[query]
         i = query - cu_queries[document] + behind[document]
         j = key - cu_keys[document]
         seen = (causal & (j <= i)) | (j < prefix[document])
+        back = i // size - j // size
+        seen = seen & (back >= 0) & (back <= before)
         return (document == key_document[key]) & seen & ((i - j).abs() < window)
 
     return create_block_mask(

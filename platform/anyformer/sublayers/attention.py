@@ -26,6 +26,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.key_heads, self.head_dim = config.heads, config.key_heads, config.head_width
         self.layer, self.window, self.dropout = layer, config.window_of(layer), config.attention_dropout
+        self.chunk = config.chunk
         scale = self.head_dim**-0.5 if config.score_scale is None else config.score_scale
         self.scale = scale / (layer + 1) if config.score_scale_by_depth else scale
         self._make_projections(config)
@@ -40,7 +41,8 @@ class Attention(nn.Module):
         if context.cache is not None:
             k, v = context.cache.extend(self.layer, k, v, context.mask)
         bias = None if context.place.bias is None else partial(context.place.bias, self.layer)
-        return self._mix(q, k, v, context.mask.windowed(self.window), bias, context)
+        mask = context.mask.windowed(self.window).chunked(self.chunk)
+        return self._mix(q, k, v, mask, bias, context)
 
     def _project(self, x: Tensor, place: Placement) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys stay together, so that a rotation is one pass over both."""
