@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from anyformer.episode import Episode
-from anyformer.errors import ConfigError, PluginError, nearest
+from anyformer.errors import ConfigError, PluginError, SampleError, nearest
 
 if TYPE_CHECKING:
     import gymnasium
@@ -61,6 +62,11 @@ class Attempt:
 
     def step(self, action: Any) -> None:
         observation, reward, self.terminated, self.truncated, _ = self.env.step(action)
+        if not math.isfinite(reward):  # gymnasium passes it on
+            name = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
+            raise SampleError(
+                f"The environment {name} gave the reward {reward} at step {len(self)}; expected a number."
+            )
         self.observations.append(observation)
         self.actions.append(action)
         self.rewards.append(float(reward))
