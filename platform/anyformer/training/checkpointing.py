@@ -126,6 +126,17 @@ class Checkpoints(ModelCheckpoint):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if not self._validated and _validation_is_due(trainer):
             _begin_with_validation(checkpoint["loops"]["fit_loop"])
+        checkpoint["batches_per_step"] = trainer.accumulate_grad_batches
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """With another number of ranks a step has another number of batches on each; the steps are the same."""
+        before, now = checkpoint.get("batches_per_step"), trainer.accumulate_grad_batches
+        if before not in (None, now):
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            for counts in (progress["total"], progress["current"]):
+                behind = counts["completed"] < counts["processed"]
+                counts |= {name: -(-count // before) * now for name, count in counts.items()}
+                counts["completed"] = counts["processed"] - behind  # saved at a batch's end, it was not yet counted
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._save_now(trainer)

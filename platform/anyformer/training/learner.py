@@ -21,6 +21,7 @@ from anyformer.training.adapters import Adapters, layers, merged, parted
 from anyformer.training.checkpointing import PREFIX
 from anyformer.training.data import Mixture
 from anyformer.training.finite import make_policy
+from anyformer.training.memory import Room
 from anyformer.training.mixture import keyed
 from anyformer.training.ranks import SignsOfLife
 from anyformer.training.schedules import make_schedule
@@ -84,6 +85,7 @@ class Learner(L.LightningModule):
         self.schedule = schedule or {"type": "warmup_cosine"}
         self.finite = make_policy(not_finite or {})
         self.tally, self.held_out = Tally(), Tally()
+        self.room = Room()
         self.beside, self._joined = nn.ModuleList(), None
         self.trained: list[nn.Parameter] = []  # what the optimiser was given
         self._window: list[Batch] = []  # the micro-batches since the last update
@@ -181,6 +183,15 @@ class Learner(L.LightningModule):
         self._window.append(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        with self.room.needed(batch):
+            return self._step(batch)
+
+    def backward(self, loss: Tensor, *more: Any, **named: Any) -> None:
+        with self.room.needed(self._window[-1]):
+            super().backward(loss, *more, **named)
+        self.room.fitted(self._window[-1])
+
+    def _step(self, batch: Batch) -> dict[str, Any]:
         forward = ForwardPass(self.model, batch)
         losses = self.losses(forward)
         counts = self._counts_everywhere(batch.counts)

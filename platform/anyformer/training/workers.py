@@ -15,11 +15,12 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from anyformer.errors import ConfigError, ProcessError
 
 LOOK = 1.0  # seconds between two looks at whether the workers live
+STARTING = 3  # times the patience, until the first batch is there: a worker first imports what it needs
 SHOWN = 8  # samples that a message names
 
 
 class Loader(DataLoader):
-    """A DataLoader that waits `patience` seconds for a batch, and no longer.
+    """A DataLoader that waits `patience` seconds for a batch, three times as long for the first one, and no longer.
 
     named: the samples of a request, for messages. ProcessError for a worker that died or does not answer.
     """
@@ -47,7 +48,7 @@ class _Workers(_MultiProcessingDataLoaderIter):
 
     def __init__(self, loader: Loader) -> None:
         self._requests: dict[int, Any] = {}
-        self._named, self._patience = loader.named, loader.patience
+        self._named, self._patience, self._begun = loader.named, loader.patience, False
         super().__init__(loader)
         for worker in self._workers:
             atexit.register(_end, worker)
@@ -57,11 +58,13 @@ class _Workers(_MultiProcessingDataLoaderIter):
         return request
 
     def _get_data(self) -> Any:
-        until = time.monotonic() + self._patience
+        patience = self._patience * (1 if self._begun else STARTING)
+        until = time.monotonic() + patience
         while time.monotonic() < until:
             try:
                 data = self._data_queue.get(timeout=min(LOOK, self._patience))
                 self._requests.pop(data[0], None)
+                self._begun = True
                 return data
             except queue.Empty:
                 pass
@@ -74,7 +77,7 @@ class _Workers(_MultiProcessingDataLoaderIter):
         samples = self._samples([self._rcvd_idx])
         self._end_all()
         raise ProcessError(
-            f"Data worker {worker} (pid {pid}) has not answered for {self._patience:g} s; it should prepare {samples}. "
+            f"Data worker {worker} (pid {pid}) has not answered for {patience:g} s; it should prepare {samples}. "
             "Look at these samples, or raise the mixture's `patience`."
         )
 
