@@ -84,7 +84,7 @@ def section(suite: Suite, line: Line) -> list[str]:
         f"## {line['suite']}", "", *([line["title"], ""]), *table(line), "", *verdicts(suite, line), "",
         *([line["notes"], ""] if line["notes"] else []),
         *([f"Answers: {agree}.", ""] if compared else []),
-        f"Limits in the same run, one process each: {limits}. {line['rounds']} rounds, {line['threads']} threads, "
+        f"Limits in the same run: {limits}. {line['rounds']} rounds, {line['threads']} threads, "
         f"load {load} at the end. {machine['processor']}, {machine['cores']} cores; Python {machine['python']}, "
         f"{versions}; commit {(line['commit'] or 'none')[:10]}{' and changes' if line['changed'] else ''}, "
         f"{line['begun']}.", "",
