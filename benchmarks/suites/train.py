@@ -58,6 +58,6 @@ SUITE = Suite(
     flops=flops,
     tolerance=5e-3,
     bars=[Bar("fp32", at_least=1.0, beside=PEERS), Bar("bf16", at_least=1.25, beside=PEERS)],
-    notes="bf16 is autocast with float32 weights; AdamW is fused for everybody. GELU is exact everywhere: what transformers "
-    "does by default takes longer.",
+    notes="bf16 is autocast with float32 weights; AdamW is fused for everybody. GELU is exact everywhere: what "
+    "transformers does by default takes longer.",
 )
