@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+
 from anyformer.chaos.tiny import Process, Run
 from anyformer.chaos.trial import Outcome, chance
 from anyformer.training.ranks import SignsOfLife, _is_gone
@@ -54,18 +56,28 @@ def run(index: int, folder: Path) -> Outcome:
     return Outcome("" if _is_gone(processes[victim].pid) else "The lost rank is still there.", notes)
 
 
-def _start(runs: Sequence[Run]) -> list[Process]:
+class Stop(L.Callback):
+    """A regular end after so many steps, so that the schedule stays that of the whole run."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        trainer.should_stop = trainer.global_step >= self.step
+
+
+def _start(runs: Sequence[Run], more: Sequence[L.Callback] = ()) -> list[Process]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [Process.forked(lambda run=run, rank=rank: _rank(run, rank, port)) for rank, run in enumerate(runs)]
+    return [Process.forked(lambda run=run, rank=rank: _rank(run, rank, port, more)) for rank, run in enumerate(runs)]
 
 
-def _rank(run: Run, rank: int, port: int) -> None:
+def _rank(run: Run, rank: int, port: int, more: Sequence[L.Callback]) -> None:
     with open(Path(run.folder) / f"rank{rank}.txt", "wb") as file:
         os.dup2(file.fileno(), 2)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    run.fit([SignsOfLife()], strategy="ddp", devices=2, num_sanity_val_steps=0)
+    run.fit([SignsOfLife(), *more], strategy="ddp", devices=2, num_sanity_val_steps=0)
 
 
 def as_one(index: int, folder: Path) -> Outcome:
@@ -74,9 +86,9 @@ def as_one(index: int, folder: Path) -> Outcome:
     notes = {"of": kind}
     (folder / "two").mkdir()
     (folder / "one").mkdir()
-    two = [Run(str(folder / "two"), steps=5, record=f"rank{rank}.jsonl", kind=kind, dropout=0.0) for rank in (0, 1)]
+    two = [Run(str(folder / "two"), steps=9, record=f"rank{rank}.jsonl", kind=kind, dropout=0.0) for rank in (0, 1)]
     one = Run(str(folder / "one"), steps=9, accumulation=2, kind=kind, dropout=0.0)
-    statuses = [process.wait() for process in _start(two)] + [one.start().wait()]
+    statuses = [process.wait() for process in _start(two, [Stop(5)])] + [one.start().wait()]
     rest = replace(one, folder=str(folder / "two"), resume=True)
     if any(statuses) or rest.start().wait():
         return Outcome(f"The runs ended with {statuses}.", notes)
