@@ -7,7 +7,7 @@ import os
 import resource
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -63,7 +63,7 @@ def contents(place: Path) -> dict[str, bytes]:
 
 
 @contextmanager
-def restored(place: Path, written: dict[str, bytes]) -> Iterator[None]:
+def restored(place: Path, written: dict[str, bytes]) -> Generator[None, None, None]:
     """Afterwards the folder is as it was."""
     try:
         yield

@@ -10,7 +10,7 @@ import struct
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ WATCHED = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Pop
 
 
 @contextmanager
-def watched(folder: Path) -> Iterator[list[str]]:
+def watched(folder: Path) -> Generator[list[str], None, None]:
     """What was run, connected to, or written outside of `folder` while the block ran."""
     seen: list[str] = []
     active = True
