@@ -237,7 +237,9 @@ class Mixture(L.LightningDataModule):
     def _loader(self, preparation: Preparation, sampler) -> DataLoader:
         workers = self.workers if self.workers and _picklable(preparation) else 0
         named = partial(_named, preparation)
-        return Loader(Windows(preparation), sampler, workers, named, self.patience, pin_memory=_on_cuda(self.trainer))
+        pinned = _on_cuda(self.trainer)
+        # by name: for predictions Lightning makes the loader again, with a sampler of its own in the place of this one
+        return Loader(Windows(preparation), workers, named, self.patience, sampler=sampler, pin_memory=pinned)
 
 
 class InOrder(DistributedSampler):

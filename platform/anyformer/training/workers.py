@@ -26,13 +26,13 @@ class Loader(DataLoader):
     """
 
     def __init__(
-        self, dataset: Dataset, sampler: Any, workers: int, named: Callable[[Any], list[str]], patience: float, **more
+        self, dataset: Dataset, workers: int, named: Callable[[Any], list[str]], patience: float, **more
     ) -> None:
         if not patience > 0:
             raise ConfigError(f"{patience=}: expected the seconds that a batch may take to prepare, more than 0.")
         self.named, self.patience = named, patience
         super().__init__(
-            dataset, batch_size=None, sampler=sampler, num_workers=workers,
+            dataset, batch_size=None, num_workers=workers,
             # FFTs hang in a worker that was forked after OpenMP threads had started
             multiprocessing_context="forkserver" if workers else None,
             worker_init_fn=_leave_signals_to_the_run if workers else None,
