@@ -78,7 +78,7 @@ def test_a_run_from_the_command_line(tmp_path, capsys):
     assert "| only | broken | failed: RuntimeError: out of order |" in said.out
     assert "| only | absent | not installed: no-such-distribution |" in said.out
     assert "only: anyformer and liar are 5.0e-01 apart" in said.err and "twin are" not in said.err
-    line = json.loads((tmp_path / "two.json").read_text())
+    line = json.loads((tmp_path / "two.toy.json").read_text())
     assert line["limits"] and line["machine"]["processor"] and line["versions"]["torch"]
     assert [len(row.get("values", [])) for row in line["rows"]] == [1, 1, 1, 0, 0]
 

@@ -367,3 +367,12 @@ def test_a_tokenizer_without_its_state_is_named(copy):
     reseal(copy)
     with pytest.raises(CheckpointError, match=r"'letters' cannot be restored: .*alphabet.txt"):
         af.load(copy)
+
+
+def test_only_what_a_crash_left_is_swept(tmp_path):
+    """Others keep folders of such names too, and a run may be written where they are."""
+    for name in (".tmp-last/0123abcd", ".tmp-last/old-0123abcd", ".tmp-mine/notes", ".previous-kept"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / ".tmp-file").write_text("mine")
+    checkpoint.sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".previous-kept", ".tmp-file", ".tmp-mine"]

@@ -54,6 +54,9 @@ REFUSED = {
     "a folder elsewhere": {"trainer": {"default_root_dir": "/tmp/elsewhere"}},
     "a folder above": {"trainer": {"default_root_dir": "../../elsewhere"}},
     "somebody's home": {"trainer": {"default_root_dir": "~/elsewhere"}},
+    "a log's name elsewhere": {
+        "trainer": {"logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"name": "../../up"}}}
+    },
     "a log elsewhere": {
         "trainer": {"logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "/tmp"}}}
     },

@@ -89,7 +89,7 @@ def page(ledger: Ledger, trials: Iterable[Trial], machine: str = "") -> str:
             continue
         bad = [line for line in lines if not line.passed]
         once = len({line.index for line in ledger.lines if line.trial == trial.name and not line.passed}) - len(bad)
-        told = f"{len(bad)}" + (f" ({once} more failed before what they found was mended)" if once else "")
+        told = f"{len(bad)}" + (f" ({once} more failed at first, and passed when tried again)" if once else "")
         seconds = sum(line.seconds for line in lines) / (len(lines) * trial.cases)
         commits = list(dict.fromkeys(_short(line.commit) for line in lines if line.commit))
         shown = ", ".join(commits[-2:]) + (f" and {len(commits) - 2} before" if len(commits) > 2 else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 import warnings
@@ -20,6 +21,7 @@ from anyformer.errors import CheckpointError, NonFiniteError
 
 FORMAT = 1
 LAST = "last"
+LEFT = re.compile(r"(old-)?[0-9a-f]{8}")  # what a crash leaves: not committed yet, or no longer
 
 
 def write(
@@ -108,14 +110,16 @@ def _discard(path: Path, aside: Path) -> None:
 def remove(path: str | Path) -> None:
     """Delete a checkpoint; a crash meanwhile leaves it whole or gone."""
     path = Path(path).absolute()
-    _discard(path, _aside(path))
+    for one in (path, _previous(path)):
+        _discard(one, _aside(path))
     shutil.rmtree(_aside(path), ignore_errors=True)
 
 
 def sweep(folder: str | Path) -> None:
     """Delete what crashes left half-written in a run's folder."""
     for left in Path(folder).glob(".tmp-*"):
-        shutil.rmtree(left, ignore_errors=True)
+        if left.is_dir() and all(LEFT.fullmatch(part.name) for part in left.iterdir()):  # others use such names too
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def read_trainer(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

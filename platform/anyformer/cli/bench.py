@@ -39,7 +39,9 @@ def _measure(suite, arguments: argparse.Namespace, out: Path) -> bool:
     out.mkdir(parents=True, exist_ok=True)
     tell = lambda said: print(said, file=sys.stderr, flush=True)  # noqa: E731
     line = conduct(suite, arguments.toy, arguments.threads, out, tell, arguments.rounds)
-    (out / f"{line['suite']}.json").write_text(json.dumps(line, indent=1) + "\n", encoding="utf-8")
+    (out / f"{line['suite']}{'.toy' if arguments.toy else ''}.json").write_text(
+        json.dumps(line, indent=1) + "\n", encoding="utf-8"
+    )
     print("\n".join(section(suite, line)))
     broken = [row for row in line["rows"] if "failed" in row and row["contender"] == suite.contenders[0].name]
     for what in (*line["disagree"], *(f"{row['contender']}: {row['failed']}" for row in broken)):

@@ -45,6 +45,10 @@ class TokenDropping(Objective):
         settings = dict(self.objective)
         self._inner = objectives.create(str(settings.pop("type", "")), settings)
 
+    @property
+    def coupled(self) -> bool:  # ty: ignore[incompatible-property-override]
+        return self._inner.coupled
+
     def predicts(self, specs: Mapping[str, Sequence[StreamSpec]]) -> list[str]:
         return self._inner.predicts(specs)
 

@@ -74,9 +74,9 @@ class Checkpoints(ModelCheckpoint):
         if sum(isinstance(callback, Checkpoints) for callback in trainer.checkpoint_callbacks) > 1:
             raise ConfigError("The trainer has two Checkpoints callbacks; expected one, since both would own `last`.")
         self._settle(trainer)
-        if trainer.is_global_zero:
-            directory.sweep(self.dirpath or ".")
-        if stage == "fit":
+        if stage == "fit":  # others may read beside a run that is writing
+            if trainer.is_global_zero:
+                directory.sweep(self.dirpath or ".")
             self._signals.listen(trainer)
         super().setup(trainer, pl_module, stage)
 

@@ -28,7 +28,9 @@ CLASSES = (
 
 MADE = ("callbacks", "logger")  # the trainer's settings that take such a class
 NAMES = ("accelerator", "strategy", "profiler")  # those for which Lightning keeps a list of names
-WRITTEN = ("default_root_dir", "save_dir", "dirpath")  # where something is written
+WRITTEN = ("default_root_dir", "save_dir", "dirpath", "filename", "name", "version", "sub_dir")
+"""Settings that are joined to where something is written."""
+
 FLAGS = ("--safe", "-h", "--help", "--print_config")
 
 

@@ -22,6 +22,8 @@ def make_env(env_id: str, **settings: Any) -> gymnasium.Env:
     import gymnasium
     from gymnasium.error import DependencyNotInstalled, Error, NamespaceNotFound
 
+    if ":" in env_id:  # gymnasium would import the module before it
+        raise ConfigError(f"env={env_id!r} names a module; expected an environment that is registered already.")
     try:
         return gymnasium.make(env_id, disable_env_checker=True, **settings)  # it would double the time of a step
     except (DependencyNotInstalled, NamespaceNotFound, ImportError) as error:

@@ -66,6 +66,8 @@ def spaces_of(env_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     import gymnasium
 
+    if ":" in env_id:  # gymnasium would import the module before it
+        raise ConfigError(f"env={env_id!r} names a module; expected an environment that is registered already.")
     try:
         env = gymnasium.make(env_id)
     except Exception as error:  # whatever a third party's environment raises
