@@ -108,8 +108,8 @@ EXACT = (
 )
 
 
-ELSEWHERE = {  # they need rows to read, or pairs: test_ctc.py, test_crossing.py, test_objectives_unseen.py
-    *("ctc", "spec_augment", "contrastive", "masked_autoencoder", "token_dropping"),
+ELSEWHERE = {  # tested in test_ctc.py, test_crossing.py, test_objectives_unseen.py, test_quantised.py
+    *("ctc", "spec_augment", "contrastive", "masked_autoencoder", "token_dropping", "quantised"),
 }
 
 
