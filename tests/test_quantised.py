@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import zipfile
 
 import corpora
 import numpy as np
@@ -134,3 +136,14 @@ def test_the_tasks_keep_their_contract(shelf, coder, tokenizer):
     task = Drawing(data_dir=shelf, size=16)
     text.fit(task.corpus("text"))
     check_task(task, {"text": text, "picture": tokenizer})
+
+
+def test_a_model_that_unpacks_to_more_than_its_file_is_refused():
+    """A small file may hold gigabytes of zeros; what we write is not compressed."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("manifest.json", b"0" * 100_000)
+    tokenizer = QuantisedTokenizer()
+    tokenizer._packed = out.getvalue()
+    with pytest.raises(TokenizerError, match="larger than its file"):
+        _ = tokenizer.model

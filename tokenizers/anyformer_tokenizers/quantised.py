@@ -130,6 +130,8 @@ class QuantisedTokenizer(Tokenizer):
         if self._packed is None:
             raise TokenizerError(f"Tokenizer {self.name!r} has no model yet; call fit, or restore a state.")
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(io.BytesIO(self._packed)) as packed:
+            if sum(file.file_size for file in packed.infolist()) > len(self._packed):  # ours are not compressed
+                raise TokenizerError(f"Tokenizer {self.name!r} has a model that claims to be larger than its file.")
             packed.extractall(folder)  # names that lead elsewhere are made harmless by the library
             return load(folder).requires_grad_(False)
 
