@@ -211,6 +211,7 @@ BACKBONE: dict[str, Rule] = {
     "score_scale": where(attends, scales),
     "score_scale_by_depth": where(attends, toggled("score_scale_by_depth")),
     "window": where(has("attention"), windows),
+    "chunk": where(lambda c: attends(c) and not convolves(c), lambda c: {"of 2, and 1 before": {"chunk": (2, 1)}}),
     "activation": where(has("feed_forward", "convolution"), other("activation", ACTIVATIONS)),
     "gated": where(feeds, toggled("gated")),
     "feed_forward_bias": where(feeds, toggled("feed_forward_bias")),
