@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from anyformer.batch import Example
-from anyformer.contracts import Loss, Objective
 from anyformer.errors import ConfigError
-from anyformer.model import ForwardPass, Model
+from anyformer.objectives.around import Around
 from anyformer.objectives.knowing import fraction
-from anyformer.registry import objectives
-from anyformer.tokens import Stream, StreamSpec, Tokens
+from anyformer.tokens import StreamSpec, Tokens
 
 
 @dataclass
-class TokenDropping(Objective):
+class TokenDropping(Around):
     """Another objective whose training samples lack a part of their patches, another one each time and for each sample
     (NaViT, Dehghani et al. 2023, arXiv:2307.06304 §2.2, "continuous token dropping"). What is left keeps its positions.
 
@@ -38,49 +34,23 @@ class TokenDropping(Objective):
     most: float = 0.5
     _fields: frozenset[str] = field(default=frozenset(), init=False, repr=False)
 
+    called: ClassVar[str] = "token_dropping"
+
     def __post_init__(self) -> None:
         fraction("token_dropping", least=self.least, most=self.most)
         if self.least > self.most:
             raise ConfigError(f"token_dropping has least={self.least}, most={self.most}; expected least to be less.")
-        settings = dict(self.objective)
-        self._inner = objectives.create(str(settings.pop("type", "")), settings)
-
-    @property
-    def coupled(self) -> bool:  # ty: ignore[incompatible-property-override]
-        return self._inner.coupled
-
-    def predicts(self, specs: Mapping[str, Sequence[StreamSpec]]) -> list[str]:
-        return self._inner.predicts(specs)
+        super().__post_init__()
 
     def ready(self, specs: Mapping[str, Sequence[StreamSpec]]) -> Self:
-        streams = {spec.name: spec for each in specs.values() for spec in each}
-        if self.stream not in streams or streams[self.stream].is_discrete:
-            rows = sorted(name for name, spec in streams.items() if not spec.is_discrete)
-            raise ConfigError(
-                f"token_dropping has stream={self.stream!r}; expected one of rows, of: {', '.join(rows) or 'none'}."
-            )
-        twin = copy(self)
-        twin._inner, twin._fields = self._inner.ready(specs), frozenset(specs)
+        twin = super().ready(specs)
+        twin._fields = frozenset(specs)
         return twin
-
-    def length(self, lengths: Mapping[str, int]) -> int:
-        return self._inner.length(lengths)
-
-    def beside(
-        self, model: Model, specs: Mapping[str, Sequence[StreamSpec]], load: Callable[[str], Model]
-    ) -> nn.Module | None:
-        return self._inner.beside(model, specs, load)
 
     def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
         if set(tokens) < self._fields:
             return self._inner.prepare(tokens, rng)
         return self._inner.prepare({name: self._fewer(part, rng) for name, part in tokens.items()}, rng)
-
-    def read(self, forward: ForwardPass, name: str, target: Stream) -> Tensor:
-        return self._inner.read(forward, name, target)
-
-    def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:
-        return self._inner.loss(forward, targets)
 
     def _fewer(self, tokens: Tokens, rng: np.random.Generator) -> Tokens:
         stream = tokens.streams.get(self.stream)

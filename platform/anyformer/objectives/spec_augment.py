@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from anyformer.batch import Example
-from anyformer.contracts import Loss, Objective
 from anyformer.errors import ConfigError
-from anyformer.model import ForwardPass, Model
+from anyformer.objectives.around import Around
 from anyformer.objectives.knowing import fraction
-from anyformer.registry import objectives
-from anyformer.tokens import Stream, StreamSpec, Tokens
+from anyformer.tokens import Tokens
 
 
 @dataclass
-class SpecAugment(Objective):
+class SpecAugment(Around):
     """Another objective whose training examples have bands and moments of a spectrogram hidden (Park et al. 2019,
     arXiv:1904.08779 §2, without its time warp): a masked value is 0, the mean of a normalised one.
 
@@ -40,46 +37,17 @@ class SpecAugment(Objective):
     frame_masks: int = 2
     most: float = 1.0
 
+    called: ClassVar[str] = "spec_augment"
+
     def __post_init__(self) -> None:
         if min(self.bands, self.band_masks, self.frames, self.frame_masks) < 0:
             raise ConfigError(f"{self}; expected every size and number of masks to be 0 or more.")
         fraction("spec_augment", most=self.most)
-        settings = dict(self.objective)
-        self._inner = objectives.create(str(settings.pop("type", "")), settings)
-
-    @property
-    def coupled(self) -> bool:  # ty: ignore[incompatible-property-override]
-        return self._inner.coupled
-
-    def predicts(self, specs: Mapping[str, Sequence[StreamSpec]]) -> list[str]:
-        return self._inner.predicts(specs)
-
-    def ready(self, specs: Mapping[str, Sequence[StreamSpec]]) -> Self:
-        found = [spec for streams in specs.values() for spec in streams if spec.name == self.stream]
-        if not found or found[0].is_discrete:
-            names = sorted({spec.name for streams in specs.values() for spec in streams})
-            raise ConfigError(f"spec_augment has stream={self.stream!r}; expected one of rows, of: {', '.join(names)}.")
-        twin = copy(self)
-        twin._inner = self._inner.ready(specs)
-        return twin
-
-    def length(self, lengths: Mapping[str, int]) -> int:
-        return self._inner.length(lengths)
-
-    def beside(
-        self, model: Model, specs: Mapping[str, Sequence[StreamSpec]], load: Callable[[str], Model]
-    ) -> nn.Module | None:
-        return self._inner.beside(model, specs, load)
+        super().__post_init__()
 
     def prepare(self, tokens: Mapping[str, Tokens], rng: np.random.Generator) -> Example:
         example = self._inner.prepare(tokens, rng)
         return self._masked(example, rng) if example.targets else example
-
-    def read(self, forward: ForwardPass, name: str, target: Stream) -> Tensor:
-        return self._inner.read(forward, name, target)
-
-    def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:
-        return self._inner.loss(forward, targets)
 
     def _masked(self, example: Example, rng: np.random.Generator) -> Example:
         """On both axes."""
