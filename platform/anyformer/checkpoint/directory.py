@@ -87,10 +87,12 @@ def _commit(contents: Mapping[str, bytes], target: Path, keep: bool) -> None:
 
 
 def _exchange(new: Path, target: Path) -> None:
-    """The new one in its place and the old one as the previous one; at no moment is neither of them there."""
-    previous, replacing = _previous(target), target.exists()
+    """The new one in its place and the old one as the previous one; at no moment is neither of them there. An old one
+    that is damaged makes way instead: it may not take the place of the one that a reader would fall back on."""
+    previous = _previous(target)
+    replacing = target.exists() and not (_is_checkpoint(previous) and not _is_sound(target))
+    _discard(previous if replacing else target, new.parent)
     if replacing:
-        _discard(previous, new.parent)
         target.rename(previous)
     try:
         new.rename(target)
@@ -164,14 +166,11 @@ def sound(path: str | Path) -> Path:
         verify(meant)
         return meant
     except CheckpointError as error:
-        for other in _others(meant):
-            try:
-                verify(other)
-            except CheckpointError:
-                continue
-            warnings.warn(f"{error} {_named(other)} is used instead.", stacklevel=2)
-            return other
-        raise
+        other = next(filter(_is_sound, _others(meant)), None)
+        if other is None:
+            raise
+        warnings.warn(f"{error} {_named(other)} is used instead.", stacklevel=2)
+        return other
 
 
 def _others(damaged: Path) -> list[Path]:
@@ -192,6 +191,14 @@ def _step(path: Path) -> int:
 
 def _named(path: Path) -> str:
     return f"{path} (step {_step(path)})"
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        verify(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def verify(path: Path) -> None:
