@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from anyformer.errors import AnyformerError, ConfigError, nearest, unknown
+from anyformer.imports import lean, without_collecting
 
 LIGHTNING = ("fit", "validate", "test", "predict")
 
@@ -230,12 +231,18 @@ def _run(arguments: list[str]) -> int:
         raise ConfigError(f"Unknown command {name!r}.{nearest(name, COMMANDS)} See `anyformer --help`.")
     module = f"anyformer.cli.{COMMANDS[name].module}"
     if name in LIGHTNING:
-        return import_module(module).run(arguments)
+        return _imported(module).run(arguments)
     parser = Parser(f"anyformer {name}", description=COMMANDS[name].help, allow_abbrev=False)
     COMMANDS[name].arguments(parser)
     _refuse_unknown(parser, arguments[1:])
     parsed = parser.parse_args(arguments[1:])  # `--help` ends here, before anything heavy is imported
-    return import_module(module).run(parsed)
+    return _imported(module).run(parsed)
+
+
+def _imported(module: str) -> Any:
+    lean()
+    with without_collecting():
+        return import_module(module)
 
 
 def _refuse_unknown(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
