@@ -1,4 +1,4 @@
-"""A run whose newest checkpoint was damaged saves again, and may be killed there: the sound one before it is never lost."""
+"""A run whose newest checkpoint is damaged may be killed at its next save: the sound one before it is never lost."""
 
 from __future__ import annotations
 

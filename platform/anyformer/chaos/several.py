@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,19 +29,20 @@ def run(index: int, folder: Path) -> Outcome:
     fault, victim = list(FAULTS)[index % len(FAULTS)], index // 3 % 2
     notes = {"a rank is": fault, "rank": str(victim)}
     runs = [Run(str(folder), steps=LONG, record=f"rank{rank}.jsonl", kind="text") for rank in (0, 1)]
-    processes = _start(runs)
+    processes = start(runs)
     lines, until = rng.randrange(3, 15), time.monotonic() + START
     while len(runs[victim].records()) < lines:
         if any(process.ended() for process in processes) or time.monotonic() > until:
             return Outcome(f"The ranks did not begin: {[process.status for process in processes]}.", notes)
         time.sleep(0.02)
-    began = time.monotonic()
     os.kill(processes[victim].pid, FAULTS[fault])
-    while not all(process.ended() for process in processes) and time.monotonic() - began < LIMITS[fault]:
-        time.sleep(0.05)
-    seconds = time.monotonic() - began
-    if not all(process.ended() for process in processes):
-        return Outcome(f"After {seconds:.0f} s there are still processes: {[p.status for p in processes]}.", notes)
+    seconds = ended_within(processes, LIMITS[fault])
+    if seconds is None:
+        said = " | ".join((folder / f"rank{rank}.txt").read_text()[-200:] for rank in (0, 1))
+        return Outcome(
+            f"After {LIMITS[fault]:.0f} s there are still processes: {[p.status for p in processes]}; they said {said}",
+            notes,
+        )
     notes["ended within"] = f"{5 * (1 + int(seconds // 5))} s"
     statuses = [process.status for process in processes]
     if fault == "told to end":
@@ -66,18 +67,29 @@ class Stop(L.Callback):
         trainer.should_stop = trainer.global_step >= self.step
 
 
-def _start(runs: Sequence[Run], more: Sequence[L.Callback] = ()) -> list[Process]:
+def start(runs: Sequence[Run], more: Callable[[int], Sequence[L.Callback]] = lambda rank: ()) -> list[Process]:
+    """A process for each rank, with callbacks of its own; what it says is in `rank0.txt` and so on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return [Process.forked(lambda run=run, rank=rank: _rank(run, rank, port, more)) for rank, run in enumerate(runs)]
 
 
-def _rank(run: Run, rank: int, port: int, more: Sequence[L.Callback]) -> None:
+def _rank(run: Run, rank: int, port: int, more: Callable[[int], Sequence[L.Callback]]) -> None:
     with open(Path(run.folder) / f"rank{rank}.txt", "wb") as file:
         os.dup2(file.fileno(), 2)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    run.fit([SignsOfLife(), *more], strategy="ddp", devices=2, num_sanity_val_steps=0)
+    run.fit([SignsOfLife(), *more(rank)], strategy="ddp", devices=2, num_sanity_val_steps=0)
+
+
+def ended_within(processes: Sequence[Process], seconds: float) -> float | None:
+    """After how many seconds none was left; None if one is there still."""
+    began = time.monotonic()
+    while not all(process.ended() for process in processes):
+        if time.monotonic() - began > seconds:
+            return None
+        time.sleep(0.05)
+    return time.monotonic() - began
 
 
 def as_one(index: int, folder: Path) -> Outcome:
@@ -88,7 +100,7 @@ def as_one(index: int, folder: Path) -> Outcome:
     (folder / "one").mkdir()
     two = [Run(str(folder / "two"), steps=9, record=f"rank{rank}.jsonl", kind=kind, dropout=0.0) for rank in (0, 1)]
     one = Run(str(folder / "one"), steps=9, accumulation=2, kind=kind, dropout=0.0)
-    statuses = [process.wait() for process in _start(two, [Stop(5)])] + [one.start().wait()]
+    statuses = [process.wait() for process in start(two, lambda rank: [Stop(5)])] + [one.start().wait()]
     rest = replace(one, folder=str(folder / "two"), resume=True)
     if any(statuses) or rest.start().wait():
         return Outcome(f"The runs ended with {statuses}.", notes)

@@ -64,8 +64,8 @@ TRIALS: dict[str, Trial] = {
         ),
         Trial(
             "memory",
-            "a step that does not fit into memory ends the run, which says what fits",
-            30,
+            "a step that does not fit into memory, be it on one rank of two, ends the run, which says what fits",
+            40,
             f"{HERE}.memory:run",
             seconds=240.0,
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -19,15 +20,18 @@ from lightning.pytorch.callbacks import Callback
 from anyformer.errors import ConfigError
 
 GRACE = 5.0  # seconds that a rank has to end by itself when another one is gone
+MEETING = 0.05  # seconds between two looks at the ranks until each has shown itself
+SENTENCE = 400  # characters of an error that the other ranks repeat
 AGAIN = 75  # the exit status of a run that may simply be started again (EX_TEMPFAIL of sysexits.h)
 
 
 @dataclass
 class Sign:
-    """What a rank last said of itself, and when it said something new."""
+    """What a rank last said of itself, and when it said something new. One that has said nothing yet may be at work
+    still, on fitting a tokenizer for instance."""
 
     text: str = ""
-    seen: float = 0.0
+    seen: float = math.inf
 
     @property
     def place(self) -> tuple[str, int]:
@@ -45,10 +49,10 @@ class SignsOfLife(Callback):
     and they end, with status 75: a collective operation would wait for it, for half an hour or for ever.
 
     every: seconds between two signs. patience: after so many without one a rank is given up; it is ended if it is on
-    this machine. Where there is one rank there is nothing to do.
+    this machine. It is counted from a rank's first sign. Where there is one rank there is nothing to do.
     """
 
-    def __init__(self, every: float = 2.0, patience: float = 50.0) -> None:
+    def __init__(self, every: float = 2.0, patience: float = 40.0) -> None:
         if not 0 < every < patience:
             raise ConfigError(f"Signs of life have {every=} and {patience=}; expected 0 < every < patience.")
         self.every, self.patience = every, patience
@@ -58,7 +62,7 @@ class SignsOfLife(Callback):
         if trainer.world_size == 1 or self._stop is not None:
             return
         self._rank, self._stop, self._state = trainer.global_rank, threading.Event(), "lives"
-        self._signs = {rank: Sign(seen=time.monotonic()) for rank in range(trainer.world_size)}
+        self._signs = {rank: Sign() for rank in range(trainer.world_size)}
         store: Any = torch.distributed.distributed_c10d._get_default_store()
         store = store.clone()  # a connection of its own: the main thread may wait on the other one
         store.set_timeout(timedelta(seconds=self.patience))
@@ -69,7 +73,7 @@ class SignsOfLife(Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if self._stop is None:
             return
-        self._state = f"failed with {type(exception).__name__}"
+        self._state = " ".join(f"failed with {type(exception).__name__}: {exception}".split())[:SENTENCE]
         if (lost := self._lost()) is not None:
             self._say(*lost)
         self._stop.wait(2 * self.every)  # the others are told
@@ -102,7 +106,8 @@ class SignsOfLife(Callback):
             if last:
                 return
             count += 1
-            stop.wait(self.every)
+            met = all(sign.text for rank, sign in self._signs.items() if rank != self._rank)
+            stop.wait(self.every if met else MEETING)  # whoever is lost soon after the start is known by then
 
     def _watch(self, stop: threading.Event) -> None:
         looked = time.monotonic()
@@ -111,7 +116,7 @@ class SignsOfLife(Callback):
             if now - looked > self.every + self.patience / 2:  # this process was the one that stood still
                 self._told = now
                 for sign in self._signs.values():
-                    sign.seen = now
+                    sign.seen = now if sign.text else math.inf
             looked = now
             if (lost := self._lost()) is not None:
                 self._say(*lost)
@@ -130,13 +135,14 @@ class SignsOfLife(Callback):
                 return rank, sign.state
             if host == socket.gethostname() and _is_gone(pid):
                 return rank, f"(pid {pid}) has died"
-            if now - sign.seen > self.patience and (rank == 0 or not silent_store):
+            silence = now - (min(sign.seen, self._told) if rank == 0 else sign.seen)
+            if silence > self.patience and (rank == 0 or not silent_store):
                 where = f"(pid {pid} on {host}) " if pid else ""
-                return rank, f"{where}has shown no sign of life for {now - sign.seen:.0f} s"
+                return rank, f"{where}has shown no sign of life for {silence:.0f} s"
         return None
 
     def _say(self, rank: int, what: str) -> None:
-        print(f"anyformer: rank {rank} {what}, so rank {self._rank} ends too.", file=sys.stderr, flush=True)
+        print(f"anyformer: rank {rank} {what.rstrip('.')}, so rank {self._rank} ends too.", file=sys.stderr, flush=True)
 
     def _end_the_run(self, rank: int) -> None:
         """Without unwinding: the main thread may wait within a library and cannot be woken."""
