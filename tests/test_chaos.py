@@ -43,7 +43,7 @@ def test_counts_add_up_and_failures_come_first(tmp_path):
     assert ledger.next("it", 3) == [0, 1, 2] and ledger.left(TRIAL) == 10
     for index in range(3):
         ledger.add(Line("it", index, "it broke" if index == 1 else "", {"kind": "ab"[index % 2]}, commit="c" * 40))
-    with open(ledger.file, "a") as file:
+    with open(ledger.journal.file, "a") as file:
         file.write('{"trial": "it", "ind')  # a crash
     again = Ledger(tmp_path)
     assert again.next("it", 3) == [1, 3, 4] and again.left(TRIAL) == 8
@@ -81,7 +81,7 @@ def test_a_trial_follows_from_its_name_and_number():
         (["recrod"], "Unknown trial 'recrod'.*Did you mean 'record'"),
         ([], "expected a name of `anyformer chaos --list`"),
         (["record", "--n", "0"], "--n 0.*expected at least 1"),
-        (["record", "--out", "{file}"], "--out .*cannot be used"),
+        (["record", "--out", "{file}"], "ledger.jsonl cannot be kept there"),
     ],
 )
 def test_what_is_asked_wrongly_is_said(tmp_path, capsys, arguments, said):

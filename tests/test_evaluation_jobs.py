@@ -14,7 +14,7 @@ from anyformer.cli import main
 from anyformer.cli.evaluate import names
 from anyformer.errors import ConfigError
 from anyformer.evaluation import Report, evaluate, job
-from anyformer.evaluation.finished import FOLDER, Finished, Outcome
+from anyformer.evaluation.finished import FILE, Finished, Outcome
 from anyformer.evaluation.report import Exhibit, Part, Result, SampleScore
 
 
@@ -106,9 +106,9 @@ def test_a_job_that_was_stopped_goes_on(checkpoints, tmp_path, monkeypatch):
     monkeypatch.setattr(job, "_run", stopped)
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, settings, out, checkpoint=checkpoints[0])
-    assert (out / FOLDER).is_dir()
+    assert (out / FILE).is_file()
     found = evaluate(model, settings, out, checkpoint=checkpoints[0])
-    assert asked == ["words", "quadrants", "quadrants"] and not (out / FOLDER).exists()
+    assert asked == ["words", "quadrants", "quadrants"] and not (out / FILE).exists()
     assert found.samples == whole.samples
     assert [(r.metric, r.value, r.interval) for r in found.results] == [
         (r.metric, r.value, r.interval) for r in whole.results
@@ -124,8 +124,7 @@ def test_what_is_finished_belongs_to_its_checkpoint_and_settings(tmp_path):
     assert kept.get({"name": "t"}) == outcome
     assert kept.get({"name": "t", "limit": 3}) is None and Finished(tmp_path, "other").get({"name": "t"}) is None
     assert Finished(tmp_path, None).get({"name": "t"}) is None
-    for file in (tmp_path / FOLDER).iterdir():
-        file.write_text(file.read_text()[:20])
-    assert kept.get({"name": "t"}) is None, "cut short: it is scored again"
+    (tmp_path / FILE).write_text((tmp_path / FILE).read_text()[:20])
+    assert Finished(tmp_path, "one").get({"name": "t"}) is None, "cut short: it is scored again"
     kept.keep({"name": "u"}, Outcome([Result("u", "text", "m", None, None, 0, True, error="It failed.")]))
     assert kept.get({"name": "u"}) is None, "what failed is tried again"

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE_ROOTS = ("platform", "tokenizers", "tasks")
 
 ROOMS = (
-    *("errors", "imports", "episode", "registry", "presets", "architecture", "tokens", "mask", "batch"),
+    *("errors", "journal", "imports", "episode", "registry", "presets", "architecture", "tokens", "mask", "batch"),
     *("contracts", "sublayers", "backbone", "recurrent", "model", "objectives", "checkpoint", "weights", "training"),
     *("evaluation", "reproduction", "matrix", "inspection", "testing", "chaos", "bench", "cli"),
 )

@@ -32,6 +32,7 @@ from anyformer.checkpoint import load
 from anyformer.errors import ConfigError, EvaluationError, unknown
 from anyformer.evaluation import evaluate, provenance
 from anyformer.evaluation.report import write_whole
+from anyformer.journal import Kept
 from anyformer.reproduction import Step, cpu_seconds, own_settings, step_of, train
 
 
@@ -148,29 +149,6 @@ def _made(kind: type[Column] | type[Row], noun: str, name: str, given: Any) -> A
         raise ConfigError(f"The {noun} {name!r} cannot be made from {dict(given)}: {error}.") from error
 
 
-class Kept:
-    """What is finished, a JSON line each, in the folder that the run writes into."""
-
-    def __init__(self, out: Path) -> None:
-        self.file = out / "cells.jsonl"
-        out.mkdir(parents=True, exist_ok=True)
-        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.is_file() else []
-        self.lines = {}
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                self.lines[entry["key"]] = entry["value"]
-            except (ValueError, KeyError, TypeError):  # a line that a crash cut short is done again
-                continue
-
-    def get(self, key: str, make: Callable[[], Any]) -> Any:
-        if key not in self.lines:
-            self.lines[key] = make()
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "value": self.lines[key]}) + "\n")
-        return self.lines[key]
-
-
 @dataclass
 class Run:
     """A matrix on its way: trainings that several cells share are made once."""
@@ -182,7 +160,7 @@ class Run:
     say: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        self.kept = Kept(self.out)
+        self.kept, self.code = Kept(self.out / "cells.jsonl"), provenance.content()
 
     def cell(self, row: str, column: str) -> Cell:
         matrix, metric = self.matrix, self.matrix.columns[column].metric
@@ -203,7 +181,7 @@ class Run:
     ) -> tuple[float, bool, float]:
         """The metric, whether higher is better, and the CPU seconds that nothing else has paid for."""
         chain, asked = self.matrix.chain(row, column, choice), self.matrix.columns[column]
-        key = _key(seed, split, asdict(asked), *map(asdict, chain))
+        key = self._key(chain, seed, split, asdict(asked))
 
         def make() -> list[Any]:
             began = cpu_seconds()
@@ -225,12 +203,12 @@ class Run:
                 raise EvaluationError(f"{row} → {column}: {result.error}")
             return [result.value, result.higher_is_better, cpu_seconds() - began]
 
-        return tuple(self.kept.get(key, make))
+        return tuple(self.kept.once(key, make))
 
     def trained(self, chain: Sequence[Step], seed: int) -> Path:
         """The checkpoint of a chain's last step. It is kept while something may begin with it or be judged by it."""
         before = self.trained(chain[:-1], seed) if len(chain) > 1 else None
-        folder = self.out / "trained" / _key(seed, *map(asdict, chain))
+        folder = self.out / "trained" / self._key(chain, seed)
         if not (folder / "finished").is_file():
             shutil.rmtree(folder, ignore_errors=True)
             self.say(f"training {chain[-1].experiment}, seed {seed}")
@@ -238,9 +216,10 @@ class Run:
             (folder / "finished").touch()
         return folder / "last"
 
-
-def _key(*parts: Any) -> str:
-    return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    def _key(self, chain: Sequence[Step], *more: Any) -> str:
+        """Of all that a training and its judgement follow from: a changed experiment or source is another one."""
+        parts = [self.code, self.data_dir, *more, *((asdict(step), asdict(step.settings())) for step in chain)]
+        return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def fill(

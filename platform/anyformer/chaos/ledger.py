@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from anyformer.chaos.trial import Trial
-from anyformer.errors import ConfigError
+from anyformer.journal import Journal
 
 FILE = "ledger.jsonl"
 SHOWN = 5  # failures of a trial that the page tells
@@ -37,22 +36,12 @@ class Ledger:
     """Lines in a folder. Of several lines of one trial's number the last one counts."""
 
     def __init__(self, folder: Path) -> None:
-        self.file = folder / FILE
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
-        except OSError as error:
-            raise ConfigError(f"--out {folder}: cannot be used ({error.strerror}). Name another folder.") from error
-        self.lines = [line for part in text.splitlines() if (line := _line(part)) is not None]
-        self._cut_short = bool(text) and not text.endswith("\n")
+        self.journal = Journal(folder / FILE)
+        self.lines = [line for entry in self.journal.entries if (line := _line(entry)) is not None]
 
     def add(self, line: Line) -> None:
-        """Written before the next trial begins; a line that a crash cut short is passed over by the next reader."""
-        with open(self.file, "a", encoding="utf-8") as file:
-            file.write("\n" * self._cut_short + json.dumps(asdict(line)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._cut_short = False
+        """Written before the next trial begins."""
+        self.journal.add(asdict(line))
         self.lines.append(line)
 
     def of(self, name: str) -> dict[int, Line]:
@@ -72,10 +61,10 @@ class Ledger:
         return max(0, trial.target - passed)
 
 
-def _line(text: str) -> Line | None:
+def _line(entry: Mapping[str, Any]) -> Line | None:
     try:
-        return Line(**json.loads(text))
-    except (ValueError, TypeError):
+        return Line(**entry)
+    except TypeError:
         return None
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from anyformer.evaluation.report import Exhibit, Part, Result, SampleScore, write_whole
+from anyformer.evaluation.report import Exhibit, Part, Result, SampleScore
+from anyformer.journal import Kept
 
-FOLDER = ".finished"
+FILE = ".finished.jsonl"
 
 
 @dataclass
@@ -29,48 +29,38 @@ class Finished:
     """Outcomes by task. identity: of all that a task's rows depend on but its own settings; None keeps nothing."""
 
     def __init__(self, folder: Path | None, identity: str | None) -> None:
-        self.folder = None if folder is None or identity is None else folder / FOLDER
+        self.kept = None if folder is None or identity is None else Kept(folder / FILE)
         self.identity = identity
 
     def get(self, entry: Mapping[str, Any]) -> Outcome | None:
-        path = self._path(entry)
-        try:
-            content = None if path is None else json.loads(path.read_text(encoding="utf-8"))
-            return None if content is None else _outcome(content)
-        except (OSError, ValueError, KeyError, TypeError):  # not there, or cut short: it is scored again
-            return None
+        content = None if self.kept is None else self.kept.get(self._key(entry))
+        return None if content is None else _outcome(content)
 
     def keep(self, entry: Mapping[str, Any], outcome: Outcome) -> None:
         """A task with an error is tried again."""
-        path = self._path(entry)
-        if path is None or any(result.error for result in outcome.results):
+        if self.kept is None or any(result.error for result in outcome.results):
             return
         content = {
             "results": [asdict(result) for result in outcome.results],
             "samples": [asdict(sample) for sample in outcome.samples],
             "exhibits": [asdict(exhibit) for exhibit in outcome.exhibits],
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(content, default=_bytes))
+        self.kept.keep(self._key(entry), json.loads(json.dumps(content, default=_bytes)))
 
     def clear(self) -> None:
         """The report says it all."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.kept is not None:
+            self.kept.journal.file.unlink(missing_ok=True)
 
-    def _path(self, entry: Mapping[str, Any]) -> Path | None:
-        if self.folder is None:
-            return None
+    def _key(self, entry: Mapping[str, Any]) -> str:
         said = json.dumps([self.identity, entry], sort_keys=True, default=str)
-        return self.folder / f"{sha256(said.encode()).hexdigest()[:16]}.json"
+        return sha256(said.encode()).hexdigest()[:16]
 
 
 def _outcome(content: Mapping[str, Any]) -> Outcome:
-    results = []
-    for row in content["results"]:
-        interval = row.pop("interval")
-        results.append(Result(**row, interval=tuple(interval) if interval else None))
-    exhibits = [Exhibit(parts=_parts(one.pop("parts")), **one) for one in content["exhibits"]]
+    intervals = [row["interval"] and tuple(row["interval"]) for row in content["results"]]
+    results = [Result(**{**row, "interval": of}) for row, of in zip(content["results"], intervals, strict=True)]
+    exhibits = [Exhibit(**{**one, "parts": _parts(one["parts"])}) for one in content["exhibits"]]
     return Outcome(results, [SampleScore(**sample) for sample in content["samples"]], exhibits)
 
 

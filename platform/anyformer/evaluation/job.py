@@ -68,7 +68,7 @@ def evaluate(
     folder = writable(out)
     tasks = [_made(entry, plan) for entry in plan.entries]
     found, changed = provenance.commit()
-    finished = Finished(folder, _identity(checkpoint, plan, commit or found))
+    finished = Finished(folder, _identity(checkpoint, plan))
     outcomes = []
     for entry, task in zip(plan.entries, tasks, strict=True):
         outcomes.append(finished.get(asdict(entry)) or _run(entry, task, model, plan))
@@ -91,13 +91,13 @@ def evaluate(
     return report
 
 
-def _identity(checkpoint: str | None, plan: Plan, commit: str | None) -> str | None:
+def _identity(checkpoint: str | None, plan: Plan) -> str | None:
     """What rows depend on beside their own settings; None for a model that no file vouches for."""
     folders = [] if checkpoint is None else [Path(checkpoint), Path(checkpoint) / "last"]
     manifest = next((path for path in (folder / "manifest.json" for folder in folders) if path.is_file()), None)
     if manifest is None:
         return None
-    settings = [plan.seed, plan.split, plan.baselines, plan.data_dir, commit]
+    settings = [plan.seed, plan.split, plan.baselines, plan.data_dir, provenance.content()]
     return f"{manifest.read_text(encoding='utf-8')} {settings}"
 
 

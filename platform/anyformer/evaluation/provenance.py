@@ -1,16 +1,20 @@
-"""Where a report comes from: the commit of the code and the machine it ran on."""
+"""Where a report comes from: the commit and content of the code, and the machine it ran on."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from functools import cache
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import anyformer
+from anyformer import presets
 
 
 def commit() -> tuple[str | None, bool | None]:
@@ -22,6 +26,26 @@ def commit() -> tuple[str | None, bool | None]:
             changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
             return head, None if changes is None else bool(changes)
     return None, None
+
+
+@cache
+def content() -> str:
+    """Of the sources and configurations that are here, committed or not: a result of others may not be gone on with."""
+    places = [(presets.root(), "*.yaml"), *((folder, "*.py") for folder in _sources())]
+    files = [(folder, file) for folder, kind in places for file in sorted(folder.rglob(kind))]
+    told = "".join(f"{folder.name}/{file.relative_to(folder)} {_digest(file)}\n" for folder, file in files)
+    return sha256(told.encode()).hexdigest()
+
+
+def _sources() -> list[Path]:
+    """The packages of this distribution: the platform and its own plugins."""
+    names = ("anyformer", "anyformer_tokenizers", "anyformer_tasks")
+    found = [find_spec(name) for name in names]
+    return [Path(spec.origin).parent for spec in found if spec is not None and spec.origin is not None]
+
+
+def _digest(file: Path) -> str:
+    return sha256(file.read_bytes()).hexdigest()
 
 
 def machine() -> dict[str, Any]:
