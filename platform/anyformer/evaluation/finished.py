@@ -58,9 +58,11 @@ class Finished:
 
 
 def _outcome(content: Mapping[str, Any]) -> Outcome:
-    intervals = [row["interval"] and tuple(row["interval"]) for row in content["results"]]
-    results = [Result(**{**row, "interval": of}) for row, of in zip(content["results"], intervals, strict=True)]
-    exhibits = [Exhibit(**{**one, "parts": _parts(one["parts"])}) for one in content["exhibits"]]
+    results = []
+    for row in map(dict, content["results"]):
+        interval = row.pop("interval")
+        results.append(Result(**row, interval=tuple(interval) if interval else None))
+    exhibits = [Exhibit(parts=_parts(one.pop("parts")), **one) for one in map(dict, content["exhibits"])]
     return Outcome(results, [SampleScore(**sample) for sample in content["samples"]], exhibits)
 
 
