@@ -180,8 +180,9 @@ def test_beams_find_what_all_paths_say(rows):
 @given(chances, st.floats(0, 2), st.floats(-1, 1))
 def test_a_language_model_has_its_say(rows, weight, bonus):
     """ln p + weight · ln p_language + bonus · values, over all texts; the model is asked with the prefix."""
-    language = lambda prefix: np.log([0.0 + 1e-9, 0.8, 0.2] if sum(prefix) % 2 else [1e-9, 0.3, 0.7])  # noqa: E731
-    prior = lambda said: sum(language(said[:i])[said[i]] for i in range(len(said)))  # noqa: E731
+    odd, even = [1e-9, 0.8, 0.2], [1e-9, 0.3, 0.7]
+    language = lambda prefixes: np.log([odd if sum(prefix) % 2 else even for prefix in prefixes])  # noqa: E731
+    prior = lambda said: sum(language([said[:i]])[0][said[i]] for i in range(len(said)))  # noqa: E731
     scores = {s: math.log(p) + weight * prior(s) + bonus * len(s) for s, p in paths_to(rows, 0).items()}
     found = dict(PrefixBeams(1000, language, weight, bonus).best(rows, 0))
     assert found == {said: pytest.approx(score) for said, score in scores.items()}

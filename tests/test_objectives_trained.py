@@ -108,8 +108,8 @@ EXACT = (
 )
 
 
-ELSEWHERE = {  # tested in test_ctc.py, test_crossing.py, test_objectives_unseen.py, test_quantised.py
-    *("ctc", "spec_augment", "contrastive", "masked_autoencoder", "token_dropping", "quantised"),
+ELSEWHERE = {  # tested in test_ctc.py, test_joint.py, test_crossing.py, test_objectives_unseen.py, test_quantised.py
+    *("ctc", "ctc_and_attention", "spec_augment", "contrastive", "masked_autoencoder", "token_dropping", "quantised"),
 }
 
 

@@ -288,11 +288,11 @@ def test_counted_characters_are_a_language_model(shelf):
     tokenizer = model_of(task).tokenizers["text"]
     counted = Counted(tokenizer, 3, ("no yes no", "yes yes"))
     values = tokenizer.encode("ye").streams["text"].values[1:-1].tolist()
-    said = np.array(counted(tuple(values)))[2:]
+    said = counted([tuple(values)])[0][2:]
     letters = [tokenizer.decode(af.Tokens.of("text", torch.tensor([v]))) for v in range(2, 2 + len(said))]
     assert letters[int(said.argmax())] == "s" and np.exp(said).sum() < 1
     y, e, s = tokenizer.encode("yes").streams["text"].values[1:-1].tolist()
-    together = counted(())[y] + counted((y,))[e] + counted((y, e))[s]
+    together = sum(said[value] for said, value in zip(counted([(), (y,), (y, e)]), (y, e, s), strict=True))
     assert counted.nats(b"yes") == pytest.approx(together)
 
 

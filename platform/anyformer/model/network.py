@@ -98,6 +98,11 @@ class Network(nn.Module):
                 x = x.index_add(0, stream.slots, added.to(x.dtype))
         return x + self._absent(batch) if _is_distributed() and self.training else x
 
+    def embed_each(self, name: str, values: Tensor) -> Float[Tensor, "values width"]:
+        """Values of one stream, each an item of its own that fills one slot: as `embed` of nothing else."""
+        items = torch.ones(len(values), 2, dtype=torch.int64, device=values.device)
+        return self.embedders[module_key(name)](values, items)
+
     def read(self, name: str, hidden: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows width"]:
         """What the stream's head says at these hidden states: logits, or features."""
         return self.head(name)(hidden)
@@ -160,8 +165,17 @@ class ForwardPass:
 
     @cached_property
     def hidden(self) -> Float[Tensor, "tokens dim"]:
+        return self.model.decode(self.batch, self.memory, probe=self._probe)
+
+    @cached_property
+    def memory(self) -> Memory | None:
+        """What the encoder makes of the source, where the batch has one."""
+        return None if self.batch.source is None else self.model.encode(self.batch.source, self._probe)
+
+    @property
+    def _probe(self) -> Probe:
         sites = ("feed_forward.balance", "encoder.feed_forward.balance")
-        return self.model(self.batch, probe=dict.fromkeys(sites, lambda layer, loss: self.balance.append(loss)))
+        return dict.fromkeys(sites, lambda layer, loss: self.balance.append(loss))
 
     def read(self, name: str, target: Stream) -> Float[Tensor, "rows width"]:
         """The head's answer at the target's slots only."""

@@ -9,6 +9,7 @@ from anyformer.objectives.comparing import Choice, Similarity
 from anyformer.objectives.ctc import CTC
 from anyformer.objectives.denoising import Denoising
 from anyformer.objectives.dropping import TokenDropping
+from anyformer.objectives.joint import CTCAndAttention
 from anyformer.objectives.masked import Masked
 from anyformer.objectives.pairs import NextSentence, Pretraining, SentenceOrder
 from anyformer.objectives.quantised import Quantised
@@ -18,6 +19,7 @@ from anyformer.objectives.spec_augment import SpecAugment
 
 __all__ = [
     "CTC",
+    "CTCAndAttention",
     "Choice",
     "Classification",
     "Continuation",

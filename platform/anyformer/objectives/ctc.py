@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from anyformer.batch import Example
@@ -58,24 +60,29 @@ class CTC(Knowing):
             return Example(together, {}, together.length)
         said = tokens[self.target].streams[self._symbols.name].values
         values = said[torch.from_numpy(self._symbols.are_ordinary(said.numpy()))]
-        needed, slots = least_slots(values), torch.arange(together.length)
-        if not len(values) or needed > len(slots):
-            raise SampleError(
-                f"{self.target!r} has {len(values)} values, which take {needed} slots with a blank between repeats; "
-                f"expected 1 to {len(slots)}, as many as the sequence has. Drop the sample, or subsample less."
-            )
-        return Example(together, {self._symbols.name: Stream.whole(values, slots)}, together.length)
+        require_room(self.target, values, together.length)
+        heard = torch.arange(together.length)
+        return Example(together, {self._symbols.name: Stream.whole(values, heard)}, together.length)
 
     def loss(self, forward: ForwardPass, targets: Mapping[str, Stream]) -> Loss:
-        """Each document by itself; they are padded for this one call alone."""
         ((name, target),) = targets.items()
         sizes, slots = target.items.cpu().unbind(1)
         said = forward.read(name, target)
-        chances = said.to(torch.promote_types(said.dtype, torch.float32)).log_softmax(-1)
-        padded = pad_sequence(list(chances.split(slots.tolist())))
-        blank = blank_of(forward.model.specs[name])
-        total = F.ctc_loss(padded, target.values, slots, sizes, blank=blank, reduction="sum")
-        return Loss(total, count(targets))
+        return Loss(spelling(said, slots, target.values, sizes, blank_of(forward.model.specs[name])), count(targets))
+
+
+def spelling(
+    said: Float[Tensor, "slots vocab"],
+    slots: Int64[Tensor, " documents"],
+    values: Int64[Tensor, " values"],
+    sizes: Int64[Tensor, " documents"],
+    blank: int,
+) -> Float[Tensor, ""]:
+    """-ln of the sum over all paths that spell each document's values, summed over documents (Graves et al. 2006, eq. 3
+    and 8). slots, sizes: how many slots and values each has, on the CPU. They are padded for this one call alone."""
+    chances = said.to(torch.promote_types(said.dtype, torch.float32)).log_softmax(-1)
+    padded = pad_sequence(list(chances.split(slots.tolist())))
+    return F.ctc_loss(padded, values, slots, sizes, blank=blank, reduction="sum")
 
 
 def blank_of(spec: StreamSpec) -> int:
@@ -83,7 +90,17 @@ def blank_of(spec: StreamSpec) -> int:
     return Symbols(spec).first(*BLANK_ROLES)
 
 
-def least_slots(values: torch.Tensor) -> int:
+def require_room(field: str, values: Int64[Tensor, " values"], slots: int) -> None:
+    """SampleError for a text that no path of so many slots spells, or that has no value."""
+    needed = least_slots(values)
+    if not len(values) or needed > slots:
+        raise SampleError(
+            f"{field!r} has {len(values)} values, which take {needed} slots with a blank between repeats; "
+            f"expected 1 to {slots}, as many as the sequence has. Drop the sample, or subsample less."
+        )
+
+
+def least_slots(values: Tensor) -> int:
     """How many slots a text takes at least: one a value, and one for the blank between two equal ones.
 
     >>> least_slots(torch.tensor([7, 7, 2]))

@@ -15,11 +15,13 @@ from torch import Tensor
 from anyformer.batch import Example, pack, within
 from anyformer.errors import ConfigError
 from anyformer.model import ForwardPass, Model
+from anyformer.objectives.joint import told_by_encoder
 
 Values = tuple[int, ...]
 
-Language = Callable[[Values], Sequence[float]]
-"""What a language model says behind a prefix: the log-probability of each value of the vocabulary to be next."""
+Language = Callable[[Sequence[Values]], Float[np.ndarray, "prefixes vocab"]]
+"""What a language model says behind prefixes: the log-probability of each value of the vocabulary to be next. It is
+asked of all that compete at once, and they grow value by value, so that a model may go on from where it was."""
 
 Decoding = Callable[[Float[Tensor, "slots vocab"], int], Values]
 """(log-probabilities at each slot, the blank) → the values that were said."""
@@ -29,13 +31,16 @@ NEVER = -math.inf
 
 @torch.no_grad()
 def log_probabilities(model: Model, examples: Sequence[Example], stream: str, budget: int = 8192) -> list[Tensor]:
-    """float32[slots, vocab] for each example: what the stream's head says at every slot. budget: slots that go through
-    the model at once."""
+    """float32[slots, vocab] for each example: what the stream's head says at every slot of what is heard, which is the
+    sequence itself or its source. budget: slots that go through the model at once."""
     found: list[Tensor] = []
-    for part in within(examples, budget, lambda example: example.tokens.length):
+    for part in within(examples, budget, lambda example: example.size):
         forward = ForwardPass(model, pack(part, model.rank).to(model.device))
-        rows = model.read(stream, forward.hidden).float().log_softmax(-1).cpu()
-        found += rows.split([example.tokens.length for example in part])
+        if forward.memory is None:
+            said, lengths = model.read(stream, forward.hidden), forward.batch.mask.queries
+        else:
+            said, lengths = told_by_encoder(model, forward.memory, stream), forward.memory.lengths
+        found += said.float().log_softmax(-1).cpu().split(list(lengths))
     return found
 
 
@@ -53,7 +58,8 @@ class PrefixBeams:
     """Texts rather than paths compete (Hannun et al. 2014, arXiv:1408.2873, algorithm 1): the score of a prefix is
     ln p(prefix) + weight · ln p_language(prefix) + bonus · values, where p sums over all paths that spell it.
 
-    beams: the prefixes that are kept at each slot. language: a model of the text, if there is one.
+    beams: the prefixes that are kept at each slot. language: a model of the text, if there is one; its weight and the
+    bonus are the α and β of the paper.
 
     (The paper asks its language model at the ends of words, and raises the number of words to β; this one is asked of
     each value, whatever a value is.)
@@ -74,13 +80,25 @@ class PrefixBeams:
     def best(self, chances: Float[Tensor, "slots vocab"], blank: int) -> list[tuple[Values, float]]:
         """The prefixes that are left at the end and their scores, the best first."""
         paths: dict[Values, tuple[float, float]] = {(): (0.0, NEVER)}  # ln p of those that end in the blank, and not
-        prior: dict[Values, float] = {(): 0.0}
+        prior: dict[Values, float] = {(): 0.0}  # weight · ln p_language + bonus · values
         for row in chances.double().numpy():
+            adding = self._adding(list(paths))
             paths = self._longer(paths, row, blank)
-            scored = {prefix: np.logaddexp(*both) + self._prior(prefix, prior) for prefix, both in paths.items()}
-            kept = sorted(scored, key=lambda prefix: (-scored[prefix], prefix))[: self.beams]
-            paths = {prefix: paths[prefix] for prefix in kept}
+            for prefix in paths:
+                if prefix not in prior:
+                    prior[prefix] = prior[prefix[:-1]] + adding(prefix)
+            scored = {prefix: np.logaddexp(*both) + prior[prefix] for prefix, both in paths.items()}
+            possible = (prefix for prefix, score in scored.items() if score > NEVER)
+            kept = sorted(possible, key=lambda prefix: (-scored[prefix], prefix))[: self.beams]
+            paths, prior = {p: paths[p] for p in kept}, {p: prior[p] for p in kept}
         return [(prefix, float(np.logaddexp(*both)) + prior[prefix]) for prefix, both in paths.items()]
+
+    def _adding(self, prefixes: Sequence[Values]) -> Callable[[Values], float]:
+        """What the last value of one that is a value longer than one of these adds to its prior."""
+        if self.language is None or not self.weight:
+            return lambda longer: self.bonus
+        said = dict(zip(prefixes, self.language(prefixes), strict=True))
+        return lambda longer: self.weight * float(said[longer[:-1]][longer[-1]]) + self.bonus
 
     @staticmethod
     def _longer(
@@ -101,10 +119,3 @@ class PrefixBeams:
                     others[longer] = np.logaddexp(others[longer], before + row[value])
         both = {prefix: (blanks[prefix], others[prefix]) for prefix in {**blanks, **others}}
         return {prefix: chances for prefix, chances in both.items() if max(chances) > NEVER}
-
-    def _prior(self, prefix: Values, known: dict[Values, float]) -> float:
-        """weight · ln p_language + bonus · values, from what is known of the prefix without its last value."""
-        if prefix not in known:
-            said = 0.0 if self.language is None else self.weight * float(self.language(prefix[:-1])[prefix[-1]])
-            known[prefix] = self._prior(prefix[:-1], known) + said + self.bonus
-        return known[prefix]

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from anyformer.contracts import Metric, Sample, Score, Split, Task
-from anyformer.errors import ConfigError, nearest
+from anyformer.errors import ConfigError
 from anyformer.objectives import CTC
-from anyformer.objectives.ctc import blank_of
-from anyformer.objectives.transcripts import Decoding, PrefixBeams, greedy, log_probabilities
+from anyformer.objectives.language_model import LanguageModel
 from anyformer.tokens import Tokens
 from anyformer_tasks.language.judgement import prepared
 from anyformer_tasks.packages import require
@@ -21,14 +20,15 @@ from anyformer_tasks.sound.clip import Clip
 from anyformer_tasks.sound.dataset import SoundSet
 from anyformer_tasks.sound.spelling import Counted
 from anyformer_tasks.sound.strings import Joined, Recordings
+from anyformer_tasks.sound.writing import Writing, by_attention, by_ctc
 
 if TYPE_CHECKING:
     from anyformer.contracts import Objective
     from anyformer.model import Model
+    from anyformer.objectives.transcripts import Language
 
 NAME = "speech_recognition"
 WORDS, CHARACTERS = "word_error_rate", "character_error_rate"
-DECODING = ("beams", "order", "weight", "bonus")
 
 
 @dataclass
@@ -37,9 +37,9 @@ class SpeechRecognition(Task):
 
     text: the clips' field that says what is spoken; lowercase: all of it. alphabet: the characters of it that are kept;
     without one, all. joined: what a Joined says, for recordings of several clips of one speaker in a row.
-    decoding: how a text is found. {} is the likeliest path; beams: the texts that compete; order, weight: of an n-gram
-    model of the training texts which has a say in it, and how much; bonus: for each value, against the shortness that
-    it prefers (see PrefixBeams).
+    decoding: how a text is found, see Writing; {} is the likeliest path, or value, at every step. A model whose
+    objective hears on the source axis (`ctc_and_attention`, `sequence_to_sequence`) writes by attention, any other by
+    CTC.
 
     A sample is {"audio": …, "text": …}. Errors are insertions, deletions and substitutions over what should have been
     said, of the whole split: texts weigh by their lengths.
@@ -61,12 +61,7 @@ class SpeechRecognition(Task):
     )
 
     def __post_init__(self) -> None:
-        for name in self.decoding:
-            if name not in DECODING:
-                raise ConfigError(
-                    f"{NAME} has no setting {name!r} of its decoding; expected some of: {', '.join(DECODING)}."
-                    f"{nearest(name, DECODING)}"
-                )
+        self._writing = Writing.of(NAME, self.decoding) if self.decoding else None
         if self.joined is not None:
             try:
                 self._joined = Joined(**self.joined)
@@ -123,22 +118,22 @@ class SpeechRecognition(Task):
         """The model's own text for each sample's sound."""
         asked = [replace(s, values={"audio": s.values["audio"]}) for s in samples]
         tokenizer = model.tokenizers[self.fields["text"]]
-        spec = tokenizer.streams[0]
-        blank, decode = blank_of(spec), self._decoding(model)
-        chances = log_probabilities(model, prepared(NAME, self, model, asked), spec.name)
-        values = [torch.tensor(decode(rows, blank), dtype=torch.int64) for rows in chances]
-        return [tokenizer.decode(Tokens.of(spec.name, said)) if len(said) else "" for said in values]
+        spec, language = tokenizer.streams[0], self._language(model)
+        prompts = prepared(NAME, self, model, asked)
+        write = by_ctc if all(prompt.source is None for prompt in prompts) else by_attention
+        found = [torch.tensor(said, dtype=torch.int64) for said in write(model, prompts, spec, self._writing, language)]
+        return [tokenizer.decode(Tokens.of(spec.name, said)) if len(said) else "" for said in found]
 
-    def _decoding(self, model: Model) -> Decoding:
-        chosen = dict(self.decoding)
-        if not chosen:
-            return greedy
-        order = chosen.pop("order", 0)
-        language = None
-        if order:
-            texts = self.corpus("text")
-            language = Counted(model.tokenizers[self.fields["text"]], order, tuple(texts))
-        return PrefixBeams(language=language, **chosen)
+    def _language(self, model: Model) -> Language | None:
+        """What has a say in the text, beside what is heard."""
+        name, writing = self.fields["text"], self._writing
+        if writing is not None and writing.order:
+            return Counted(model.tokenizers[name], writing.order, tuple(self.corpus("text")))
+        if writing is not None and writing.language:
+            from anyformer.checkpoint import load
+
+            return LanguageModel(load(writing.language, model.device), name, model.tokenizers[name])
+        return None
 
 
 def _jiwer() -> Any:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from anyformer.contracts import Tokenizer
 from anyformer.tokens import Tokens
@@ -32,12 +33,17 @@ class Counted:
     def _known(self) -> dict[tuple[int, ...], list[float]]:
         return {}
 
-    def __call__(self, prefix: tuple[int, ...]) -> Sequence[float]:
-        """Of each value of the tokenizer's stream; of one that spells nothing it is 0."""
+    def __call__(self, prefixes: Sequence[tuple[int, ...]]) -> Float[np.ndarray, "prefixes vocab"]:
+        """Of each value of the tokenizer's stream, the end among them; of another that spells nothing it is 0."""
+        return np.array([self._behind(prefix) for prefix in prefixes])
+
+    def _behind(self, prefix: tuple[int, ...]) -> list[float]:
         if prefix not in self._known:
-            before = self.nats(self._text(prefix))
-            values = range(self.tokenizer.streams[0].width)
-            self._known[prefix] = [self.nats(self._text((*prefix, value))) - before for value in values]
+            text, spec = self._text(prefix), self.tokenizer.streams[0]
+            before = self.nats(text)
+            self._known[prefix] = [self.nats(self._text((*prefix, value))) - before for value in range(spec.width)]
+            if spec.end is not None:
+                self._known[prefix][spec.end] = -math.log(2) * self.model.bits(text) - before
         return self._known[prefix]
 
     def nats(self, text: bytes) -> float:
