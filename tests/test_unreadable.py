@@ -9,7 +9,7 @@ from toys import Dots
 
 from anyformer import checkpoint
 from anyformer.errors import ConfigError, SampleError
-from anyformer.training.mixture import Plan, Reference, Source
+from anyformer.training.mixture import Plan, Reference, Source, lot
 from anyformer.training.unreadable import Unreadable
 
 pytestmark = [pytest.mark.usefixtures("toys"), pytest.mark.filterwarnings("ignore:Passed over")]
@@ -70,6 +70,17 @@ def test_another_sample_takes_its_place(damaged):
     assert [(task, index) for task, index, _ in batch.unreadable] == [("quadrants", 2), ("quadrants", 9)]
     assert all("sample 'train-" in reason and "torn" in reason for *_, reason in batch.unreadable)
     assert preparation.batch(references).keys == batch.keys
+
+
+def test_only_samples_of_the_lot_take_a_place(damaged):
+    """Where a task has `samples: n`, the others are not to be seen, unreadable ones or not."""
+    settings = {"words": {}, "quadrants": {"samples": 8}}
+    mixture = fitted(unreadable={"type": "skip", "share": 0.9}, tasks=settings)
+    drawn = [f"train-{index}" for index in lot("quadrants", 30, mixture.seed, 8)]
+    damaged |= {int(name.removeprefix("train-")) for name in drawn[:6]}
+    preparation = mixture._preparation("train")
+    batch = preparation.batch([Reference("quadrants", index, epoch) for index in sorted(damaged) for epoch in range(3)])
+    assert len(set(batch.keys)) == 2 and set(batch.keys) <= set(drawn)
 
 
 def test_what_is_known_to_be_bad_is_replaced_alike(damaged):

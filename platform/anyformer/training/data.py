@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import lightning as L
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from anyformer.batch import Batch
 from anyformer.checkpoint import load_tokenizers
@@ -19,19 +19,9 @@ from anyformer.contracts import Split, Task, Tokenizer
 from anyformer.errors import ConfigError, LimitError, nearest, unknown
 from anyformer.registry import make_task, tasks, tokenizers
 from anyformer.training.mixture import Plan, Ramp, Reference, Source
-from anyformer.training.preparation import Preparation
+from anyformer.training.preparation import Preparation, Windows
 from anyformer.training.unreadable import Unreadable
 from anyformer.training.workers import Loader
-
-
-class Windows(Dataset):
-    """Requests (window, index) to batches; a map-style set, so the order is the sampler's alone."""
-
-    def __init__(self, preparation: Preparation) -> None:
-        self.preparation = preparation
-
-    def __getitem__(self, index: tuple[Sequence[Sequence[Reference]], int]) -> Batch:
-        return self.preparation.micro_batch(*index)
 
 
 class WindowSampler(DistributedSampler):
@@ -205,7 +195,7 @@ class Mixture(L.LightningDataModule):
         self.tasks[name] = task
 
     def _preparation(self, split: Split) -> Preparation:
-        return Preparation(self.tasks, self.tokenizers, split, self.seed, self.unreadable)
+        return Preparation(self.tasks, self.tokenizers, split, self.seed, self.unreadable, self.samples)
 
     def _weights(self, sources: Sequence[Source]) -> Sequence[float | Ramp]:
         if self.temperature is None:

@@ -84,11 +84,19 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
+def lot(task: str, size: int, seed: int, few: int | None) -> Sequence[int]:
+    """Which of a task's training samples take part: all, or so many of them, drawn by lot."""
+    if few is None:
+        return range(size)
+    if not 0 < few <= size:
+        raise ConfigError(f"Task {task!r} has samples={few} of {size}; expected a number from 1 to {size}.")
+    return sorted(keyed(seed, "few", task).permutation(size)[:few].tolist())
+
+
 class Source:
     """One task's training samples in shuffled passes, without end.
 
-    unreadable: whether a sample that cannot be measured is passed over. few: how many of the samples there are to be,
-    drawn by lot; by default all.
+    unreadable: whether a sample that cannot be measured is passed over. few: see `lot`.
     """
 
     def __init__(
@@ -102,10 +110,7 @@ class Source:
     ) -> None:
         if size == 0:
             raise ConfigError(f"Task {task!r} has no training samples.")
-        if few is not None and not 0 < few <= size:
-            raise ConfigError(f"Task {task!r} has samples={few} of {size}; expected a number from 1 to {size}.")
-        every = range(size)
-        self.indices = every if few is None else sorted(keyed(seed, "few", task).permutation(size)[:few].tolist())
+        self.indices = lot(task, size, seed, few)
         self.task, self.size, self.seed = task, len(self.indices), seed
         self._length, self._unreadable = length, unreadable or Unreadable({})
         self._lengths: dict[int, int | None] = {}

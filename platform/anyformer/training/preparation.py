@@ -1,4 +1,4 @@
-"""From references to packed batches: what a data worker holds and does."""
+"""From references to packed batches: what a data worker holds and does, for which it needs no Lightning."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from anyformer.batch import Batch, Example, counts_together, pack
 from anyformer.contracts import Objective, Sample, Split, Task, Tokenizer, prepare, ready
 from anyformer.errors import SampleError, unknown
-from anyformer.training.mixture import Chance, Reference, keyed
+from anyformer.training.mixture import Chance, Reference, keyed, lot
 from anyformer.training.unreadable import Found, Unreadable
 
 TRIES = 100  # other samples that are tried in the place of one that cannot be read
@@ -27,6 +28,7 @@ class Preparation:
 
     window: the micro-batches of one optimiser step; each of them is stamped with the counts of them all.
     unreadable: whether training goes on without a sample that cannot be read; held-out samples must all be sound.
+    few: of which tasks only some of the training samples take part, see `lot`.
     """
 
     tasks: Mapping[str, Task]
@@ -34,6 +36,7 @@ class Preparation:
     split: Split
     seed: int
     unreadable: Unreadable = field(default_factory=lambda: Unreadable({}))
+    few: Mapping[str, int | None] = field(default_factory=dict)
     _latest: tuple = field(default=((), ()), repr=False)
     _held: int = 0
 
@@ -84,10 +87,10 @@ class Preparation:
 
     def _instead(self, reference: Reference) -> Example | None:
         """Another sample of the task that is no longer; which one follows from the seed and the reference."""
-        task, size = reference.task, len(self.samples(reference.task))
-        room = self.length(task, reference.index)
+        task, room = reference.task, self.length(reference.task, reference.index)
+        there = lot(task, len(self.samples(task)), self.seed, self.few.get(task))
         rng = keyed(self.seed, "instead", task, reference.epoch, reference.index)
-        for index in rng.integers(size, size=TRIES).tolist():
+        for index in (there[place] for place in rng.integers(len(there), size=TRIES).tolist()):
             try:
                 if not self.unreadable.knows(task, index) and self.length(task, index) <= room:
                     return self._example(replace(reference, index=index))
@@ -127,3 +130,13 @@ class Preparation:
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in self.__dict__.items() if name not in ("_objectives", "_constant")}
         return {**state, "_samples": {}, "_latest": ((), ()), "_held": 0}  # workers read their own
+
+
+class Windows(Dataset):
+    """Requests (window, index) to batches; a map-style set, so the order is the sampler's alone."""
+
+    def __init__(self, preparation: Preparation) -> None:
+        self.preparation = preparation
+
+    def __getitem__(self, index: tuple[Sequence[Sequence[Reference]], int]) -> Batch:
+        return self.preparation.micro_batch(*index)
