@@ -13,10 +13,10 @@ from anyformer.episode import Episode
 from anyformer.errors import ConfigError, PluginError
 from anyformer.tokens import Stream, Tokens
 from anyformer_tasks.cartpole import ENV, TARGETS, CartPole
-from anyformer_tasks.control.environment import Attempt, make_env
 from anyformer_tasks.control.experts import balanced
 from anyformer_tasks.control.rollout import play
 from anyformer_tasks.control.task import cut
+from anyformer_tasks.environments.attempts import Attempt, make_env
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_scores_are_returns_for_each_sample_and_target(task, monkeypatch):
     """The held-out seeds are the start states, and a few episodes are shown."""
     from anyformer_tasks.control import task as control
 
-    def pretend(model, tokenizer, stream, attempts, context):
+    def pretend(model, tokenizer, stream, attempts, context, step):
         assert stream == "rl.action" and context == task.context
         return [whole(int(attempt.target) // 10) for attempt in attempts]
 

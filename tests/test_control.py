@@ -18,10 +18,10 @@ from anyformer.errors import ConfigError, SampleError
 from anyformer.testing import check_task, check_tokenizer
 from anyformer_tasks.control import Control, Recording, cloning, episodes
 from anyformer_tasks.control.cloning import Clone
-from anyformer_tasks.control.environment import Attempt, make_env
 from anyformer_tasks.control.experts import EXPERTS
 from anyformer_tasks.control.policies import Policy, record
 from anyformer_tasks.control.task import best
+from anyformer_tasks.environments.attempts import Attempt, make_env
 from anyformer_tokenizers.rl import TrajectoryTokenizer
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from anyformer.errors import SampleError
-from anyformer_tasks.control.environment import Attempt
+from anyformer_tasks.environments.attempts import Attempt
 
 
 class Broken(gymnasium.Env):

@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 
 from anyformer.errors import ConfigError, PluginError
-from anyformer_tasks.control.environment import make_env
+from anyformer_tasks.environments.attempts import make_env
 from anyformer_tokenizers.rl import Episode, TrajectoryTokenizer
 
 

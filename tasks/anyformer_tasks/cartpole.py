@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
@@ -34,7 +33,9 @@ class CartPole(Control):
     episodes: int = 500
     targets: Sequence[float] = field(default_factory=lambda: list(TARGETS))
 
-    metrics: ClassVar[tuple[Metric, ...]] = tuple(Metric(f"return@{t}", higher_is_better=True) for t in TARGETS)
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return tuple(Metric(f"return@{target:g}", higher_is_better=True) for target in self._targets)
 
     def baselines(self) -> Mapping[str, Mapping[str, float]]:
         """The mean return of the episodes that were learned from, the same for every target."""

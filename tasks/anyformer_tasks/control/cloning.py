@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from anyformer.episode import Episode
-from anyformer_tasks.control.environment import Attempt, discrete_or_box
+from anyformer_tasks.control.rollout import Step
+from anyformer_tasks.environments.attempts import Attempt, discrete_or_box, one_by_one
 
 if TYPE_CHECKING:
     import gymnasium
@@ -51,13 +52,12 @@ class Clone:
         return cls(network, mean, deviation, acts)
 
     @torch.no_grad()
-    def play(self, attempts: Sequence[Attempt]) -> list[Episode]:
-        """Act in all attempts until each is over."""
+    def play(self, attempts: Sequence[Attempt], step: Step = one_by_one) -> list[Episode]:
+        """Act in all attempts until each is over. step: how the environments go on."""
         while going := [attempt for attempt in attempts if attempt.going]:
             rows = [_rows(np.asarray(one.observations[-1])[None], one.env.observation_space) for one in going]
             said = self.network((torch.from_numpy(np.concatenate(rows)) - self.mean) / self.deviation)
-            for attempt, row in zip(going, said, strict=True):
-                attempt.step(self._action(row))
+            step({attempt: self._action(row) for attempt, row in zip(going, said, strict=True)})
         return [attempt.episode() for attempt in attempts]
 
     def _action(self, said: torch.Tensor) -> Any:

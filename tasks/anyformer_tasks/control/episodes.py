@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from anyformer.episode import Episode
-from anyformer.errors import ConfigError, PluginError, unknown
+from anyformer.errors import ConfigError, unknown
+from anyformer_tasks.packages import require
 
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "observations": ("observations", "obs"),
@@ -142,13 +143,10 @@ def write_minari(
     root: Path, name: str, env_id: str, episodes: Sequence[Episode], seeds: Sequence[int], policies: Sequence[str]
 ) -> Path:
     """A Minari data set of this name (`walker/mixed-v0`) below `root`; it needs the package minari."""
-    try:
-        import minari
-        from minari.data_collector.episode_buffer import EpisodeBuffer
-    except ImportError as error:
-        raise PluginError(
-            f"Minari data sets are written by minari, which is not installed ({error}); pip install 'anyformer[rl]'."
-        ) from error
+    require("minari", "rl", "Minari data sets are written by")
+    import minari
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
     buffers = [
         EpisodeBuffer(number, seed, None, *_columns(episode))
         for number, (episode, seed) in enumerate(zip(episodes, seeds, strict=True))
@@ -195,10 +193,9 @@ def _spelled(file: Any) -> list[str]:
 
 
 def _hdf5(path: Path) -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise PluginError(f"{path} is read by h5py, which is not installed; pip install 'anyformer[rl]'.") from error
+    require("h5py", "rl", f"{path} is read by")
+    import h5py
+
     try:
         return h5py.File(path, "r")
     except OSError as error:

@@ -17,9 +17,9 @@ import numpy as np
 
 from anyformer.episode import Episode
 from anyformer.errors import ConfigError
-from anyformer_tasks.control.environment import Attempt, any_action, make_env
 from anyformer_tasks.control.experts import EXPERTS
 from anyformer_tasks.control.rollout import play
+from anyformer_tasks.environments.attempts import Attempt, any_action, make_env
 
 if TYPE_CHECKING:
     import gymnasium

@@ -18,7 +18,7 @@ import torch
 from anyformer.episode import Episode
 from anyformer.errors import ConfigError
 from anyformer.tokens import Tokens
-from anyformer_tasks.control.environment import Attempt
+from anyformer_tasks.environments.attempts import Attempt, one_by_one
 
 if TYPE_CHECKING:
     from anyformer.contracts import Tokenizer
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Instead = Callable[[Callable[[], Any]], Any]
 """What is done in the place of what the model meant, which it is told when it asks."""
 
+Step = Callable[[Mapping[Attempt, Any]], None]
+"""Lets each attempt go on by its action."""
+
 
 def play(
     model: Model,
@@ -36,18 +39,19 @@ def play(
     attempts: Sequence[Attempt],
     context: int,
     instead: Sequence[Instead] = (),
+    step: Step = one_by_one,
 ) -> list[Episode]:
     """Act greedily in all attempts until each is over.
 
     stream: the action stream. context: the most steps the model may see, at least 2. instead: for each attempt, what
-    is done rather than what the model meant; by default that.
+    is done rather than what the model meant; by default that. step: how the environments go on.
     """
     if context < 2:
         raise ConfigError(f"A rollout has context={context}; expected at least 2 steps.")
     hands = dict(zip(attempts, instead or [_as_meant] * len(attempts), strict=True))
     going = [attempt for attempt in attempts if attempt.going]
     while going:
-        _play_until_full(model, tokenizer, stream, {attempt: hands[attempt] for attempt in going}, context)
+        _play_until_full(model, tokenizer, stream, {attempt: hands[attempt] for attempt in going}, context, step)
         going = [attempt for attempt in going if attempt.going]
     return [attempt.episode() for attempt in attempts]
 
@@ -56,7 +60,9 @@ def _as_meant(meant: Callable[[], Any]) -> Any:
     return meant()
 
 
-def _play_until_full(model: Model, tokenizer: Any, stream: str, hands: Mapping[Attempt, Instead], context: int) -> None:
+def _play_until_full(
+    model: Model, tokenizer: Any, stream: str, hands: Mapping[Attempt, Instead], context: int, step: Step
+) -> None:
     """One session: what its attempts remember, then as many steps as the context still holds."""
     attempts = list(hands)
     session = model.session(len(attempts))
@@ -70,11 +76,9 @@ def _play_until_full(model: Model, tokenizer: Any, stream: str, hands: Mapping[A
             ]
         )
         meant = [partial(tokenizer.action, row) for row in session.sample(stream).split(1)]
-        for index, attempt in enumerate(attempts):
-            if attempt.going:
-                action = hands[attempt](meant[index])
-                news[index] = tokenizer.act(action, len(attempt))
-                attempt.step(action)
+        actions = {one: hands[one](meant[index]) for index, one in enumerate(attempts) if one.going}
+        news = [tokenizer.act(actions[one], len(one)) if one in actions else None for one in attempts]
+        step(actions)
         if not any(attempt.going for attempt in attempts):
             return
 

@@ -18,14 +18,15 @@ from anyformer.errors import ConfigError, PluginError
 from anyformer.objectives import ReturnConditioned
 from anyformer_tasks.control import episodes as files
 from anyformer_tasks.control.cloning import Clone
-from anyformer_tasks.control.environment import Attempt, make_env
 from anyformer_tasks.control.experts import EXPERTS
 from anyformer_tasks.control.film import gif
 from anyformer_tasks.control.policies import Policy, record
 from anyformer_tasks.control.rollout import play
+from anyformer_tasks.environments.attempts import Here, Wish, make_env
 
 if TYPE_CHECKING:
     from anyformer.model import Model
+    from anyformer_tasks.environments.processes import Processes
 
 SHOWN = 3  # episodes of each target
 HELD_OUT = 10  # of so many episodes in a file, one is held out for each held-out split
@@ -47,7 +48,8 @@ class Control(Task):
     training segment and the most a model sees while it acts. held_out: start states in each held-out split.
     success: the return from which an episode counts as one, by default what gymnasium calls solved. references: the
     returns that count as 0 and 1 in the normalised score, by default those of a random and of the scripted expert's
-    policy. film: show episodes as moving pictures too. seed: of recording and of start states.
+    policy. film: show episodes as moving pictures too. processes: in which environments are stepped while a model or a
+    clone acts, which changes nothing but the time; 0 steps them in this one. seed: of recording and of start states.
     """
 
     env: str = "CartPole-v1"
@@ -61,6 +63,7 @@ class Control(Task):
     success: float | None = None
     references: Sequence[float] = field(default_factory=list)
     film: bool = False
+    processes: int = 0
     seed: int = 0
     data_dir: str | None = None
 
@@ -76,6 +79,8 @@ class Control(Task):
             )
         if not self.policies and not self.sources:
             raise ConfigError("control has neither policies to record nor sources to read; expected one of them.")
+        if self.processes < 0:
+            raise ConfigError(f"control has processes={self.processes}; expected a number, or 0 for this one alone.")
         if len(self.references) not in (0, 2):
             raise ConfigError(f"control has references={self.references}; expected the returns that are 0 and 1.")
         _ = self._policies  # a wrong one is refused at once
@@ -106,14 +111,15 @@ class Control(Task):
     def score(self, model: Model, samples: Sequence[Sample]) -> Iterator[Score]:
         """The return reached for each target, from the start state of the sample's own seed."""
         wishes = [(sample, target) for target in self._targets for sample in samples]
-        count = Counter()
-        attempts = []
-        for sample, target in wishes:
-            attempts.append(self._attempt(int(sample.cluster), target, filmed=self.film and count[target] < SHOWN))
-            count[target] += 1
-        episodes = play(model, model.tokenizers["rl"], "rl.action", attempts, self.context)
+        filmed = SHOWN if self.film else 0
+        asked = [
+            Wish(int(sample.cluster), target, number % len(samples) < filmed)
+            for number, (sample, target) in enumerate(wishes)
+        ]
+        with self._stage(asked) as stage:
+            episodes = play(model, model.tokenizers["rl"], "rl.action", stage.attempts, self.context, step=stage.step)
         shown_so_far = Counter()
-        for (sample, target), attempt, episode in zip(wishes, attempts, episodes, strict=True):
+        for (sample, target), attempt, episode in zip(wishes, stage.attempts, episodes, strict=True):
             shown_so_far[target] += 1
             if attempt.frames:
                 episode = replace(episode, film=gif(attempt.frames))
@@ -130,8 +136,8 @@ class Control(Task):
         env = make_env(self.env)
         for name, part in (("cloning", 1.0), (f"top {100 * ELITE:g} % cloning", ELITE)):
             clone = Clone.of(best(recorded, part), env, self.seed)
-            played = clone.play([self._attempt(int(key), 0.0) for key in self._gathered["test"]])
-            methods[name] = [float(episode.rewards.sum()) for episode in played]
+            with self._stage([Wish(int(key)) for key in self._gathered["test"]]) as stage:
+                methods[name] = [float(e.rewards.sum()) for e in clone.play(stage.attempts, stage.step)]
         found: dict[str, dict[str, float]] = {metric.name: {} for metric in self.metrics}
         for method, returns in methods.items():
             measured = [self._measured(value, target) for target in self._targets for value in returns]
@@ -150,11 +156,16 @@ class Control(Task):
                 measured["normalised"] = (value - nothing) / (everything - nothing)
         return measured
 
-    def _attempt(self, seed: int, target: float, filmed: bool = False) -> Attempt:
+    def _stage(self, wishes: Sequence[Wish]) -> Here | Processes:
+        """Where the wishes are tried."""
         from gymnasium.error import DependencyNotInstalled
 
         try:
-            return Attempt(make_env(self.env, **({"render_mode": "rgb_array"} if filmed else {})), seed, target)
+            if not self.processes:
+                return Here(self.env, wishes)
+            from anyformer_tasks.environments.processes import Processes
+
+            return Processes(self.env, wishes, self.processes)
         except DependencyNotInstalled as error:
             raise PluginError(f"{self.env} cannot be filmed ({error}). Install that, or set film: false.") from error
 

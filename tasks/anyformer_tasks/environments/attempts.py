@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -12,17 +13,19 @@ from anyformer.errors import ConfigError, PluginError, SampleError, nearest
 
 if TYPE_CHECKING:
     import gymnasium
+    from gymnasium.envs.registration import EnvSpec
 
 
-def make_env(env_id: str, **settings: Any) -> gymnasium.Env:
-    """A registered environment. ConfigError for an unknown name, PluginError for one that is not installed.
+def make_env(env_id: str | EnvSpec, **settings: Any) -> gymnasium.Env:
+    """A registered environment, or one as a specification says. ConfigError for an unknown name, PluginError for one
+    that is not installed.
 
     settings: of `gymnasium.make`, such as render_mode.
     """
     import gymnasium
     from gymnasium.error import DependencyNotInstalled, Error, NamespaceNotFound
 
-    if ":" in env_id:  # gymnasium would import the module before it
+    if isinstance(env_id, str) and ":" in env_id:  # gymnasium would import the module before it
         raise ConfigError(f"env={env_id!r} names a module; expected an environment that is registered already.")
     try:
         return gymnasium.make(env_id, disable_env_checker=True, **settings)  # it would double the time of a step
@@ -32,8 +35,21 @@ def make_env(env_id: str, **settings: Any) -> gymnasium.Env:
         ) from error
     except Error as error:
         raise ConfigError(
-            f"Gymnasium has no environment {env_id!r} ({error}).{nearest(env_id, gymnasium.registry)}"
+            f"Gymnasium has no environment {env_id!r} ({error}).{nearest(str(env_id), gymnasium.registry)}"
         ) from error
+
+
+class Wish(NamedTuple):
+    """An attempt that is to be made: from the start state of this seed, for a return of `target`; filmed or not."""
+
+    seed: int
+    target: float = 0.0
+    filmed: bool = False
+
+    @property
+    def rendering(self) -> dict[str, str]:
+        """The settings of its environment."""
+        return {"render_mode": "rgb_array"} if self.filmed else {}
 
 
 class Attempt:
@@ -43,7 +59,7 @@ class Attempt:
     """
 
     def __init__(self, env: gymnasium.Env, seed: int, target: float = 0.0) -> None:
-        self.env, self.target = env, target
+        self.env, self.seed, self.target = env, seed, target
         self.observations = [env.reset(seed=seed)[0]]
         self.actions: list[Any] = []
         self.rewards: list[float] = []
@@ -85,6 +101,29 @@ class Attempt:
             bool(self.truncated),
             start,
         )
+
+
+class Here:
+    """Attempts whose environments are in this process. A context: they are closed with it."""
+
+    def __init__(self, env_id: str, wishes: Sequence[Wish]) -> None:
+        self.attempts = [Attempt(make_env(env_id, **wish.rendering), wish.seed, wish.target) for wish in wishes]
+
+    def step(self, actions: Mapping[Attempt, Any]) -> None:
+        one_by_one(actions)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for attempt in self.attempts:
+            attempt.env.close()
+
+
+def one_by_one(actions: Mapping[Attempt, Any]) -> None:
+    """Each attempt goes on by its action."""
+    for attempt, action in actions.items():
+        attempt.step(action)
 
 
 def any_action(space: gymnasium.Space, rng: np.random.Generator) -> Any:
