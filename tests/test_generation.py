@@ -150,12 +150,12 @@ def test_a_context_in_pieces_is_refused(model):
 def test_the_cache_grows_and_keeps_what_it_has(model):
     """Past its capacity, for one long sequence beside a short one."""
     session = model.session(2)
-    capacity = session.cache.store.shape[3]
+    capacity = session.cache.capacity
     long, short = words(*(n % 9 for n in range(capacity + 9))), words(1, 2)
     session.append([cut(long, 0, capacity - 1), short])
-    assert session.cache.store.shape[3] == capacity
+    assert session.cache.capacity == capacity
     session.append([cut(long, capacity - 1, capacity + 9), None])
-    assert session.cache.store.shape[3] > capacity
+    assert session.cache.capacity > capacity
     assert session.lengths == [capacity + 9, 2]
     assert torch.allclose(session.last[0], last_hidden(model, long), atol=1e-4)
     session.append([None, words(5)])

@@ -41,7 +41,7 @@ class Backbone(nn.Module):
         cache: Cache | None = None,
         probe: Probe = NO_PROBE,
     ) -> Float[Tensor, "tokens dim"]:
-        keys = positions if cache is None else cache.place(positions, mask)
+        keys = positions if cache is None or not self.positions.compares else cache.place(positions, mask)
         context = Context(self.positions.place(positions, keys, mask), mask, memory, cache, probe)
         x = context.see("entry", 0, self.entry(x, self.positions.embed(positions)))
         for layer, block in enumerate(self.blocks):

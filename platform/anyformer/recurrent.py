@@ -5,7 +5,7 @@ Without biases, as in the paper's equations. Time is the order of the tokens; po
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -261,10 +261,9 @@ class RecurrentCache(Cache):
     def reserve(self, queries: tuple[int, ...]) -> None:
         """There is always room."""
 
-    def select(self, rows: Sequence[int]) -> None:
-        super().select(rows)
+    def move(self, rows: Int64[Tensor, " rows"], first: int) -> None:
         if self.state is not None:
-            self.state = self.state[torch.tensor(rows, device=self.state.device)]
+            self.state = self.state.index_select(0, rows)
 
 
 Recurrent = RecurrentEncoder | RecurrentDecoder

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from anyformer.architecture import HeadConfig
 from anyformer.errors import ConfigError
 from anyformer.model.embedders import TableEmbedding
-from anyformer.sublayers import activation_named
+from anyformer.sublayers import activation_named, linear
 
 
 class Head(nn.Module):
@@ -33,7 +32,7 @@ class Head(nn.Module):
     def forward(self, hidden: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows width"]:
         x = hidden if self.factor == 1 else hidden * self.factor
         x = self.norm(self.activation(self.dense(x)))
-        said = F.linear(x, self.weight, self.bias)
+        said = linear(x, self.weight, self.bias)
         return self.squash(said if self.offset is None else said + self.offset)
 
     def tie(self, name: str, embedder: nn.Module) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from anyformer.batch import Batch, Example, pack
+from anyformer.batch import Example, pack
 from anyformer.errors import ConfigError, SampleError
-from anyformer.mask import Mask
 from anyformer.model.network import Network
 from anyformer.model.sampling import GREEDY, Dice, Sampling, checked, log_probabilities
-from anyformer.tokens import Stream, Tokens, with_rank
+from anyformer.tokens import Tokens, with_rank
+
+Had = tuple[int, str, int]
+"""The slot, the stream and the value of something discrete."""
 
 
 class Session:
@@ -33,7 +34,7 @@ class Session:
         self.last = like.new_zeros(count, network.backbone.config.width)
         self.dice = Dice(seed, count)
         self.states = self.last[:0]  # hidden states of all that was appended last
-        self.had: list[list[Tokens]] = [[] for _ in range(count)]  # what was appended to each, piece by piece
+        self.had: list[list[Had]] = [[] for _ in range(count)]  # of each sequence
 
     @property
     def lengths(self) -> list[int]:
@@ -62,9 +63,9 @@ class Session:
                     f"Sequence {one} has {have} slots and gets {more}, with a prefix of {both}; "
                     "a prefix must be appended whole, at once and first."
                 )
-        hidden = self._read(batch, queries, prefix)
-        for had, more in zip(self.had, tokens, strict=True):
-            had += [] if more is None else [more]
+        had = [[] if t is None else self._discrete(t, have) for t, have in zip(tokens, self.lengths, strict=True)]
+        hidden = self._read(self.network.embed(batch, self.network.backbone.config), batch.positions, queries, prefix)
+        self.had = [[*before, *more] for before, more in zip(self.had, had, strict=True)]
         return hidden
 
     @torch.no_grad()
@@ -72,34 +73,47 @@ class Session:
         self, stream: str, values: Sequence[int], positions: Sequence[int]
     ) -> Float[Tensor, "tokens dim"]:
         """One more value of one stream for every sequence, at these positions: as `append`, but much faster."""
-        count = len(self.lengths)
-        said = Stream(torch.tensor(values), torch.arange(count), torch.ones(count, 2, dtype=torch.int64))
-        where = with_rank(torch.tensor(positions)[:, None], self.network.rank)
-        batch = Batch({stream: said}, where, Mask.causal((1,) * count)).to(self.network.device)
-        hidden = self._read(batch, (1,) * count, None)
-        slot, item = said.slots[:1], said.items[:1]
-        for had, value, position in zip(self.had, said.values.split(1), where.split(1), strict=True):
-            had.append(Tokens({stream: Stream(value, slot, item)}, 1, position))
-        return hidden
+        network = self.network
+        x = network.embed_each(stream, torch.tensor(values, device=network.device))
+        where = torch.tensor(positions, device=network.device)[:, None]
+        for had, value, slot in zip(self.had, values, self.lengths, strict=True):
+            had.append((slot, stream, value))
+        return self._read(x, where, (1,) * len(values), None)
 
     def _read(
-        self, batch: Batch, queries: tuple[int, ...], prefix: Sequence[int] | None
+        self,
+        x: Float[Tensor, "tokens width"],
+        positions: Int64[Tensor, "tokens rank"],
+        queries: tuple[int, ...],
+        prefix: Sequence[int] | None,
     ) -> Float[Tensor, "tokens dim"]:
-        """New slots through the network, behind what is cached."""
+        """New slots, as they are embedded, through the backbone, behind what is cached."""
         self.cache.reserve(queries)
         mask = self.cache.mask(queries, None if prefix is None else tuple(prefix))
-        hidden = self.network.decode(replace(batch, mask=mask), self.memory, self.cache)
+        where = with_rank(positions, self.network.rank)
+        self.states = hidden = self.network.backbone(x, where, mask, self.memory, self.cache)
         self.cache.advance(queries)
-        grown = torch.tensor(queries, device=hidden.device) > 0
-        ends = mask.cu_queries[1:].to(hidden.device).long() - 1
-        self.last = torch.where(grown[:, None], hidden[ends.clamp(min=0)], self.last) if len(hidden) else self.last
-        self.states = hidden
+        if set(queries) == {1}:
+            self.last = hidden
+        elif len(hidden):
+            grown = torch.tensor(queries, device=hidden.device) > 0
+            ends = mask.cu_queries[1:].to(hidden.device).long() - 1
+            self.last = torch.where(grown[:, None], hidden[ends.clamp(min=0)], self.last)
         return hidden
+
+    def _discrete(self, tokens: Tokens, start: int) -> list[Had]:
+        """The discrete values of tokens from this slot on; those without slots of their own stand at the end."""
+        found: list[Had] = []
+        for name, stream in tokens.streams.items():
+            if name in self.network.specs and self.network.specs[name].is_discrete:
+                own = len(stream.values) == len(stream.slots)
+                slots = stream.slots.tolist() if own else [tokens.length - 1] * len(stream.values)
+                found += [(start + s, name, v) for s, v in zip(slots, stream.values.tolist(), strict=True)]
+        return found
 
     def said(self, stream: str) -> list[list[int]]:
         """Each sequence's values of a discrete stream."""
-        pieces = [[piece.streams[stream] for piece in had if stream in piece.streams] for had in self.had]
-        return [[value for piece in each for value in piece.values.tolist()] for each in pieces]
+        return [[value for _, name, value in had if name == stream] for had in self.had]
 
     def cut(self, lengths: Sequence[int]) -> None:
         """Drop what stands behind so many slots of each sequence, exactly: no key that is kept has seen it.
@@ -116,15 +130,15 @@ class Session:
             raise ConfigError("A recurrent stack keeps a state and no tokens, so none can be dropped; start anew.")
         lost = torch.tensor([kept < have for kept, have in pairs], device=self.last.device)
         self.last = self.last.masked_fill(lost[:, None], torch.nan)
-        self.cache.lengths = list(lengths)
-        self.had = [_first(had, length) for had, length in zip(self.had, lengths, strict=True)]
+        self.cache.cut(lengths)
+        self.had = [[one for one in had if one[0] < length] for had, length in zip(self.had, lengths, strict=True)]
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these sequences, in this order, each as often as it is named."""
         self.cache.select(rows)
         if self.memory is not None and not self.cache.source:  # nothing has been read of it yet
             self.memory = self.memory.select(rows)
-        self.last = self.last[torch.tensor(rows, device=self.last.device)]
+        self.last = self.last.index_select(0, torch.tensor(rows, device=self.last.device))
         self.had = [list(self.had[row]) for row in rows]
         self.dice.select(rows)
 
@@ -150,17 +164,3 @@ def begun(network: Network, prompts: Sequence[Example], seed: int = 0) -> Sessio
     session = Session(network, len(prompts), seed, sources or None)
     session.append([prompt.tokens for prompt in prompts], [prompt.prefix for prompt in prompts])
     return session
-
-
-def _first(pieces: Sequence[Tokens], length: int) -> list[Tokens]:
-    """The first `length` slots of pieces that stand one behind the other; where one is cut, its discrete values."""
-    kept: list[Tokens] = []
-    for piece in pieces:
-        have = sum(one.length for one in kept)
-        if have + piece.length > length:
-            left = length - have
-            discrete = {n: s for n, s in piece.streams.items() if len(s.values) == len(s.slots)}
-            streams = {n: Stream.whole(s.values[s.slots < left], s.slots[s.slots < left]) for n, s in discrete.items()}
-            return [*kept, Tokens(streams, left, piece.positions[:left])] if left else kept
-        kept.append(piece)
-    return kept

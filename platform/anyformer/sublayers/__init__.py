@@ -9,7 +9,7 @@ from anyformer.sublayers.convolution import ConvolutionModule, PackedConv1d
 from anyformer.sublayers.feed_forward import ACTIVATIONS, Experts, FeedForward, activation_named
 from anyformer.sublayers.normalisation import make_norm
 from anyformer.sublayers.positions import Placement, PositionScheme, make_positions
-from anyformer.sublayers.projection import Projection
+from anyformer.sublayers.projection import Linear, Projection, linear
 
 __all__ = [
     "ACTIVATIONS",
@@ -23,6 +23,7 @@ __all__ = [
     "Experts",
     "FeedForward",
     "Hook",
+    "Linear",
     "Memory",
     "PackedConv1d",
     "Placement",
@@ -34,6 +35,7 @@ __all__ = [
     "attend",
     "attention_weights",
     "backends",
+    "linear",
     "make_norm",
     "make_positions",
     "set_backend",

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from anyformer.errors import MaskError, unknown
 from anyformer.mask import Mask
+from anyformer.sublayers.cache import packed
 from anyformer.sublayers.calls import Call, Plan
 from anyformer.sublayers.positions import Bias
 
@@ -25,8 +26,8 @@ Backend = Callable[[Tensor, Tensor, Tensor, Mask, float, "Bias | None", float], 
 
 def attend(
     q: Float[Tensor, "queries heads head_dim"],
-    k: Float[Tensor, "keys kv_heads head_dim"],
-    v: Float[Tensor, "keys kv_heads head_dim"],
+    k: Float[Tensor, "keys kv_heads head_dim"] | Float[Tensor, "documents kv_heads longest head_dim"],
+    v: Float[Tensor, "keys kv_heads head_dim"] | Float[Tensor, "documents kv_heads longest head_dim"],
     mask: Mask,
     *,
     scale: float | None = None,
@@ -37,8 +38,13 @@ def attend(
 
     Query head h reads key head h // (heads / kv_heads) (grouped queries, arXiv:2305.13245). A query of a document
     with nothing to see gets zeros. scale: head_dim ** -0.5 by default. dropout: of attention weights. The back end is
-    chosen by device, or by `set_backend`.
+    chosen by device, or by `set_backend`. k and v may also be as a cache keeps them, of each document its first.
     """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if k.dim() == 4:
+        if bias is None and not dropout and not _forced and _is_step(mask):
+            return _stepped(q, k, v, mask, scale)
+        k, v = packed(k, mask), packed(v, mask)
     if sum(mask.queries) != len(q) or sum(mask.keys) != len(k):
         raise MaskError(
             f"The mask covers {sum(mask.queries)} queries and {sum(mask.keys)} keys, "
@@ -49,11 +55,32 @@ def attend(
     if not len(k):
         return torch.zeros_like(q)  # nor with nothing to see
     backend = _forced[-1] if _forced else _default_backend(q, bias, dropout)
-    return backends[backend](q, k, v, mask, q.shape[-1] ** -0.5 if scale is None else scale, bias, dropout)
+    return backends[backend](q, k, v, mask, scale, bias, dropout)
 
 
 def _default_backend(q: Tensor, bias: Bias | None, dropout: float) -> str:
     return "flex" if q.is_cuda and bias is None and not dropout else "documents"
+
+
+def _is_step(mask: Mask) -> bool:
+    """One more token for every document, which sees itself at least."""
+    return mask.autoregressive and set(mask.queries) == {1}
+
+
+def _stepped(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
+    """All documents in one call, from where their keys and values are kept. Query heads that share keys are so many
+    queries of them."""
+    visible = mask.kept(("step", q.device), lambda: _seen_by_last(mask, q.device))
+    grouped = q.reshape(len(k), k.shape[1], -1, q.shape[-1])
+    return F.scaled_dot_product_attention(grouped, k, v, attn_mask=visible, scale=scale).reshape(q.shape)
+
+
+def _seen_by_last(mask: Mask, device: torch.device) -> Bool[Tensor, "documents 1 1 keys"] | None:
+    """None where all see all."""
+    everyone = range(len(mask.queries))
+    if len(set(mask.keys)) == 1 and all(map(mask.is_full, everyone)):
+        return None
+    return mask.visible_together(everyone)[:, None].to(device)
 
 
 _forced: list[str] = []

@@ -11,9 +11,10 @@ from anyformer.architecture import BackboneConfig
 from anyformer.errors import ConfigError
 from anyformer.mask import Mask
 from anyformer.sublayers.attend import attend, attention_weights
+from anyformer.sublayers.cache import packed
 from anyformer.sublayers.context import Context
 from anyformer.sublayers.positions import Bias, Placement
-from anyformer.sublayers.projection import Projection
+from anyformer.sublayers.projection import Linear, Projection
 
 
 class Attention(nn.Module):
@@ -30,7 +31,7 @@ class Attention(nn.Module):
         scale = self.head_dim**-0.5 if config.score_scale is None else config.score_scale
         self.scale = scale / (layer + 1) if config.score_scale_by_depth else scale
         self._make_projections(config)
-        self.out = nn.Linear(self.heads * self.head_dim, config.dim, bias="o" in config.attention_bias)
+        self.out = Linear(self.heads * self.head_dim, config.dim, bias="o" in config.attention_bias)
 
     def _make_projections(self, config: BackboneConfig) -> None:
         q, kv = self.heads * self.head_dim, self.key_heads * self.head_dim
@@ -53,14 +54,19 @@ class Attention(nn.Module):
             qk = self.qkv(turned, slice(None, edge)).unflatten(-1, (-1, self.head_dim))
             v = self.qkv(x, slice(edge, None)).unflatten(-1, (-1, self.head_dim))
         else:
-            qk, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split((count, self.key_heads), dim=1)
-            qk = qk if place.rotate is None else place.rotate(qk)
-        q, k = qk.split((self.heads, self.key_heads), dim=1)
+            parts = self.qkv(x).view(x.shape[0], count + self.key_heads, self.head_dim)
+            if place.rotate is None:
+                q, k, v = parts.split_with_sizes((self.heads, self.key_heads, self.key_heads), 1)
+                return q, k, v
+            qk, v = parts.split_with_sizes((count, self.key_heads), 1)
+            qk = place.rotate(qk)
+        q, k = qk.split_with_sizes((self.heads, self.key_heads), 1)
         return q, k, v
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Bias | None, context: Context) -> Tensor:
         if f"{self.site}.weights" in context.probe:
-            context.see(f"{self.site}.weights", self.layer, attention_weights(q, k, mask, self.scale, bias))
+            keys = packed(k, mask) if k.dim() == 4 else k
+            context.see(f"{self.site}.weights", self.layer, attention_weights(q, keys, mask, self.scale, bias))
         dropout = self.dropout if self.training else 0.0
         mixed = attend(q, k, v, mask, scale=self.scale, bias=bias, dropout=dropout)
         mixed = context.see(f"{self.site}.heads", self.layer, mixed)

@@ -40,7 +40,8 @@ class Residual(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "tokens dim"], context: Context) -> Float[Tensor, "tokens dim"]:
-        change = self.dropout(self.sublayer(self.norm(x) if self.pre else x, context))
+        change = self.sublayer(self.norm(x) if self.pre else x, context)
+        change = self.dropout(change) if self.training else change
         x = x + (change if self.step == 1 else self.step * change)
         return x if self.pre else self.norm(x)
 

@@ -25,18 +25,23 @@ class Cache:
         self, layers: int, documents: int, kv_heads: int, head_dim: int, *, rank: int, capacity: int, like: Tensor
     ) -> None:
         self.lengths = [0] * documents
-        self.store = like.new_zeros(layers, 2, documents, capacity, kv_heads, head_dim)
+        self.store = like.new_zeros(layers, 2, documents, kv_heads, capacity, head_dim)
         self.positions = torch.zeros(documents, capacity, rank, dtype=torch.int64, device=like.device)
+        self.alike = torch.zeros(documents, documents, dtype=torch.int64)  # how many first slots two sequences share
         self.source: dict[int, Pair] = {}
         self.source_lengths: tuple[int, ...] = ()
         self.source_of: list[int] = []  # which of the sources that were remembered each sequence reads
 
+    @property
+    def capacity(self) -> int:
+        return self.store.shape[4]
+
     def reserve(self, queries: tuple[int, ...]) -> None:
         """Make room for these many more tokens of each sequence."""
         needed = max(have + more for have, more in zip(self.lengths, queries, strict=True))
-        if needed > self.store.shape[3]:
-            capacity = max(needed, 2 * self.store.shape[3])
-            self.store = _longer(self.store, 3, capacity)
+        if needed > self.capacity:
+            capacity = max(needed, 2 * self.capacity)
+            self.store = _longer(self.store, 4, capacity)
             self.positions = _longer(self.positions, 1, capacity)
 
     def mask(self, queries: tuple[int, ...], prefix: tuple[int, ...] | None = None) -> Mask:
@@ -47,10 +52,24 @@ class Cache:
     def advance(self, queries: tuple[int, ...]) -> None:
         self.lengths = [have + more for have, more in zip(self.lengths, queries, strict=True)]
 
+    def cut(self, lengths: Sequence[int]) -> None:
+        """Forget what stands behind so many tokens of each sequence."""
+        self.lengths, shortest = list(lengths), torch.tensor(lengths)
+        self.alike = self.alike.minimum(shortest).minimum(shortest[:, None])
+
     def select(self, rows: Sequence[int]) -> None:
-        """Go on with these sequences, in this order, each as often as it is named: a beam search's next beams."""
-        index = torch.tensor(rows, dtype=torch.int64, device=self.store.device)
-        self.store, self.positions = self.store.index_select(2, index), self.positions.index_select(0, index)
+        """Go on with these sequences, in this order, each as often as it is named: a beam search's next beams.
+
+        Beams that change places had the same tokens until not long ago: no more is copied than what differs.
+        """
+        have = list(range(len(self.lengths)))
+        if list(rows) == have:
+            return
+        index = torch.tensor(rows, dtype=torch.int64)
+        self.alike.diagonal().copy_(torch.tensor(self.lengths))
+        first = int(self.alike[have, index].min()) if len(rows) == len(have) else 0
+        self.alike = self.alike[index][:, index]
+        self.move(index.to(self.store.device), first)
         self.lengths = [self.lengths[row] for row in rows]
         read = [self.source_of[row] for row in rows] if self.source else []
         if read != self.source_of:  # beams of one prompt change places and read the same
@@ -66,13 +85,19 @@ class Cache:
         values: Float[Tensor, "tokens kv_heads head_dim"],
         mask: Mask,
     ) -> Pair:
-        """Write new keys and values; returns all of them, packed: `[sum of mask.keys, kv_heads, head_dim]`."""
-        packed = _write(self.store[layer], torch.stack((keys, values)), mask)
-        return packed[0], packed[1]
+        """Write new keys and values; returns all of them: as they came where nothing was there before, else as they
+        are kept, `[documents, kv_heads, longest, head_dim]`, each document's `mask.keys` first."""
+        longest, kept = max(mask.keys), self.store[layer].unbind(0)
+        for room, new in zip(kept, (keys, values), strict=True):
+            _write(room.transpose(1, 2), new, mask)
+        if mask.queries == mask.keys:
+            return keys, values
+        return kept[0].narrow(2, 0, longest), kept[1].narrow(2, 0, longest)
 
     def place(self, positions: Int64[Tensor, "tokens rank"], mask: Mask) -> Int64[Tensor, "keys rank"]:
         """Write the new tokens' positions; returns every key's."""
-        return _write(self.positions[None], positions[None], mask)[0]
+        _write(self.positions, positions, mask)
+        return torch.cat([each[:count] for each, count in zip(self.positions, mask.keys, strict=True)])
 
     def remember(self, layer: int, lengths: tuple[int, ...], make: Callable[[], Pair]) -> Pair:
         """Keys and values of the source for one layer, made on the first pass."""
@@ -81,6 +106,18 @@ class Cache:
             self.source_of = list(range(len(lengths)))
         return self.source[layer]
 
+    def move(self, rows: Int64[Tensor, " rows"], first: int) -> None:
+        """What these sequences have from slot `first` on takes the place of what is there."""
+        count = max(self.lengths, default=0) - first
+        places = self.positions.narrow(1, first, count).index_select(0, rows)
+        stored = self.store.narrow(4, first, count).index_select(2, rows)
+        if len(rows) != len(self.lengths):
+            layers, two, _, *sizes = self.store.shape
+            self.store = self.store.new_zeros(layers, two, len(rows), *sizes)
+            self.positions = self.positions.new_zeros(len(rows), *self.positions.shape[1:])
+        self.positions.narrow(1, first, count).copy_(places)
+        self.store.narrow(4, first, count).copy_(stored)
+
 
 def rows_of(lengths: tuple[int, ...], documents: Sequence[int]) -> Int64[Tensor, " rows"]:
     """Where these documents stand on a packed axis, in this order."""
@@ -88,16 +125,26 @@ def rows_of(lengths: tuple[int, ...], documents: Sequence[int]) -> Int64[Tensor,
     return torch.cat([torch.arange(starts[d], starts[d + 1]) for d in documents] or [torch.zeros(0, dtype=torch.int64)])
 
 
-def _write(store: Tensor, new: Tensor, mask: Mask) -> Tensor:
-    """Into `store [n, documents, capacity, …]` behind what is there; returns all of it, packed: `[n, keys, …]`."""
+def packed(kept: Float[Tensor, "documents kv_heads longest head_dim"], mask: Mask) -> Tensor:
+    """What a cache keeps, end to end: `[keys, kv_heads, head_dim]`."""
+    return torch.cat([each[:, :count].transpose(0, 1) for each, count in zip(kept, mask.keys, strict=True)])
+
+
+def _write(room: Tensor, new: Tensor, mask: Mask) -> None:
+    """New rows `[tokens, …]` into `room [documents, capacity, …]`, behind what each document has."""
+    more, total = mask.queries[0], mask.keys[0]
     if len(set(mask.keys)) == 1 and len(set(mask.queries)) == 1:  # every sequence at the same length
-        total, more = mask.keys[0], mask.queries[0]
-        store[:, :, total - more : total] = new.unflatten(1, (len(mask.keys), more))
-        return store[:, :, :total].flatten(1, 2)
-    for document, piece in enumerate(new.split(mask.queries, dim=1)):
-        total = mask.keys[document]
-        store[:, document, total - mask.queries[document] : total] = piece
-    return torch.cat([store[:, document, :total] for document, total in enumerate(mask.keys)], dim=1)
+        room.narrow(1, total - more, more).copy_(new.view(len(mask.keys), more, *new.shape[1:]))
+    else:
+        room.index_put_(mask.kept(("places", room.device), lambda: _places(mask, room.device)), new.to(room.dtype))
+
+
+def _places(mask: Mask, device: torch.device) -> Pair:
+    """The document and the slot of each new token."""
+    counts = torch.tensor(mask.queries)
+    document = torch.arange(len(counts)).repeat_interleave(counts)
+    behind = torch.tensor(mask.keys) - mask.cu_queries[1:]
+    return document.to(device), (torch.arange(len(document)) + behind[document]).to(device)
 
 
 def _longer(tensor: Tensor, axis: int, size: int) -> Tensor:

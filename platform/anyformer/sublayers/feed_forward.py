@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from anyformer.architecture import BackboneConfig
 from anyformer.errors import unknown
 from anyformer.sublayers.context import Context
-from anyformer.sublayers.projection import Projection
+from anyformer.sublayers.projection import Linear, Projection
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -39,7 +39,7 @@ class FeedForward(nn.Module):
         hidden, bias = config.hidden_width, config.feed_forward_bias
         parts = {"gate": hidden, "value": hidden} if config.gated else {"whole": hidden}
         self.up = Projection(config.dim, parts, parts if bias else ())
-        self.down = nn.Linear(hidden, config.dim, bias=bias)
+        self.down = Linear(hidden, config.dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "tokens dim"], context: Context) -> Float[Tensor, "tokens dim"]:
         x = self.up(x)

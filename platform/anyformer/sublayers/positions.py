@@ -42,7 +42,12 @@ Distances = Callable[[int], Int64[Tensor, "queries keys rank"]]
 
 
 class PositionScheme(nn.Module):
-    """Base of all schemes: by default nothing is added, mapped or biased."""
+    """Base of all schemes: by default nothing is added, mapped or biased.
+
+    compares: whether `place` reads the keys' positions, so that a cache must keep them.
+    """
+
+    compares = False
 
     def embed(self, positions: Int64[Tensor, "tokens rank"]) -> Float[Tensor, "tokens width"] | None:
         """What is added to the token embeddings before the first block, or None."""
@@ -75,9 +80,8 @@ class TablePositions(PositionScheme):
                 f"A token stands at position {int(positions.max())}, but the table of positions ends at "
                 f"{self.size - self.offset - 1}. Use shorter sequences, a larger `size`, or rotary positions."
             )
-        return sum(
-            nn.functional.embedding(axis, table) for table, axis in zip(self.tables, rows.unbind(1), strict=True)
-        )
+        first, *others = map(nn.functional.embedding, rows.unbind(1), self.tables)
+        return sum(others, first)
 
 
 class LearnedPositions(TablePositions):
@@ -227,6 +231,8 @@ def scaled(frequencies: Float[Tensor, " half"], scaling: dict[str, Any] | None) 
 
 class RelativePositions(PositionScheme):
     """Base of schemes that bias scores by how far a key stands behind its query."""
+
+    compares = True
 
     def place(self, positions, keys, mask):
         queries, keys = positions.split(mask.queries), keys.split(mask.keys)

@@ -1,4 +1,4 @@
-"""Linear maps of one input, side by side in one matrix."""
+"""Linear maps: one, or several of one input side by side in one matrix."""
 
 from __future__ import annotations
 
@@ -8,6 +8,29 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+
+def linear(
+    x: Float[Tensor, "rows columns"],
+    weight: Float[Tensor, "width columns"],
+    bias: Float[Tensor, " width"] | None = None,
+) -> Float[Tensor, "rows width"]:
+    """x Wᵀ + b.
+
+    A single row, as when one sequence is generated, goes on a CPU as a product of a matrix and a vector: that reads
+    the weights as fast as they come from memory, in two thirds of the time that a product of matrices takes for it.
+    """
+    if x.shape[0] != 1 or x.dim() != 2 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return F.linear(x, weight, bias)
+    row = x.view(-1)
+    return (torch.mv(weight, row) if bias is None else torch.addmv(bias, weight, row)).view(1, -1)
+
+
+class Linear(nn.Linear):
+    """`linear` with weights of its own."""
+
+    def forward(self, input: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows width"]:
+        return linear(input, self.weight, self.bias)
 
 
 class Projection(nn.Module):
@@ -31,7 +54,7 @@ class Projection(nn.Module):
             bias = bias.new_zeros(len(weight)).index_copy(0, self.biased, bias)
         if rows is not None:  # else no slice: its backward would copy the whole gradient
             weight, bias = weight[rows], None if bias is None else bias[rows]
-        return F.linear(x, weight, bias)
+        return linear(x, weight, bias)
 
 
 def _rows(sizes: dict[str, int], biased: Collection[str]) -> Iterator[int]:
