@@ -55,8 +55,7 @@ class SoundRetrieval(Task):
 
     @cached_property
     def source(self) -> SoundSet:
-        found = SoundSet.named(self.dataset, self.data_dir)
-        return found.without(self.leave_out) if self.leave_out else found
+        return SoundSet.named(self.dataset, self.data_dir, self.leave_out)
 
     def examples(self, split: Split) -> Sequence[Sample]:
         return [

@@ -18,6 +18,7 @@ from anyformer_tasks.language.judgement import prepared, told
 from anyformer_tasks.packages import require
 from anyformer_tasks.sound.clip import Clip
 from anyformer_tasks.sound.dataset import SoundSet
+from anyformer_tasks.sound.variation import Variation
 
 if TYPE_CHECKING:
     from anyformer.contracts import Objective
@@ -31,7 +32,8 @@ class SoundClassification(Task):
     """dataset, data_dir: a page of configs/datasets/sound, and where its files are.
 
     label: the clips' field to be told. leave_out: by field, what the clips of the test split have, whatever the page
-    says of it, and no other has: `{speaker: george}`, `{fold: 1}`.
+    says of it, and no other has: `{speaker: george}`, `{fold: 1}`. augment: how training varies a recording, see
+    Variation; by default not at all.
 
     A sample is {"audio": …, "label": …}.
     """
@@ -40,24 +42,34 @@ class SoundClassification(Task):
     data_dir: str = ""
     label: str = "digit"
     leave_out: dict[str, Any] = field(default_factory=dict)
+    augment: dict[str, Any] = field(default_factory=dict)
 
     fields: ClassVar[Mapping[str, str]] = {"audio": "audio", "label": "label"}
     modality: ClassVar[str] = "audio"
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", higher_is_better=True),)
+
+    def __post_init__(self) -> None:
+        self._variation = Variation.of(self.augment) if self.augment else None
 
     def default_objective(self) -> Objective:
         return Classification(target="label")
 
     @cached_property
     def source(self) -> SoundSet:
-        found = SoundSet.named(self.dataset, self.data_dir)
-        return found.without(self.leave_out) if self.leave_out else found
+        return SoundSet.named(self.dataset, self.data_dir, self.leave_out)
 
     def examples(self, split: Split) -> Sequence[Sample]:
         return [
             Sample(clip.name, {"audio": clip.sound, "label": clip.told(self.label)}, cluster=clip.speaker)
             for clip in self.source.clips(split)
         ]
+
+    def varied(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if self._variation is None:
+            return sample
+        heard = sample.values["audio"]
+        wave = Clip(sample.id, heard, {}).wave() if isinstance(heard, str) else heard
+        return replace(sample, values={**sample.values, "audio": self._variation(wave, rng)})
 
     def score(self, model: Model, samples: Sequence[Sample]) -> Iterator[Score]:
         """Whether the likeliest label is the right one. The sound is the prompt's, in which an objective hides nothing;

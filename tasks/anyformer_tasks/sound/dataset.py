@@ -66,16 +66,15 @@ class SoundSet:
         self._all: dict[str, list[Clip]] = {}
 
     @classmethod
-    def named(cls, name: str, data_dir: str = "") -> SoundSet:
-        """The set of that name in configs/datasets/sound, or the one that the YAML file at that path describes."""
+    def named(cls, name: str, data_dir: str = "", leave_out: Mapping[str, Any] | None = None) -> SoundSet:
+        """The set of that name in configs/datasets/sound, or the one that the YAML file at that path describes.
+
+        leave_out: if any, the test split is what has all these values, and nothing else: a speaker, a fold."""
         settings = [f.name for f in fields(cls) if f.name not in ("name", "data_dir")]
         own, page = read_page("datasets/sound", name, settings, where="where its clips are")
-        return cls(own, data_dir=data_dir, **page)
-
-    def without(self, values: Mapping[str, Any]) -> SoundSet:
-        """The set whose test split is what has all these values, and nothing else: a speaker, a fold."""
-        rule = {name: re.escape(str(value)) for name, value in values.items()}
-        return replace(self, splits={**self.splits, "test": rule})
+        found = cls(own, data_dir=data_dir, **page)
+        rule = {name: re.escape(str(value)) for name, value in (leave_out or {}).items()}
+        return replace(found, splits={**found.splits, "test": rule}) if rule else found
 
     def clips(self, split: Split) -> list[Clip]:
         """The split's clips: the same ones in the same order at every call. ConfigError says how to get a set that is

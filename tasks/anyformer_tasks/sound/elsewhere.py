@@ -6,11 +6,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from anyformer.errors import ConfigError, unknown
+from anyformer.errors import unknown
+from anyformer_tasks.packages import require
 from anyformer_tasks.sound.clip import Clip
 
 
@@ -47,13 +47,7 @@ def torchaudio_clips(page: Mapping[str, Any], split: str, folder: Path) -> list[
 def hub_clips(page: Mapping[str, Any], split: str) -> list[Clip]:
     """page: {path, config, revision, splits, fields}, see SoundSet. fields: ours → the set's columns; `audio` is the
     clip, which `datasets` hands over as a file's path or its bytes."""
-    try:
-        metadata.version("datasets")
-    except metadata.PackageNotFoundError:
-        raise ConfigError(
-            f"The set {page['path']!r} of the hub is read by `datasets`, which is not installed; "
-            "pip install 'anyformer[hf]'."
-        ) from None
+    require("datasets", "hf", f"The set {page['path']!r} of the hub is read by")
     import datasets  # takes seconds
 
     columns = {"audio": "audio", **page.get("fields", {})}
