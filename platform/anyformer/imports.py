@@ -12,6 +12,7 @@ import logging
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
@@ -27,7 +28,7 @@ def lean() -> None:
     safe for whoever uses torchmetrics later in the process: any other name runs the package's own `__init__`, once, in
     the same module and by `importlib.reload`, so that there is one Metric class and nothing is missing; submodules are
     found as ever. Where torchmetrics is there already, or built in another way than we know, it is imported whole.
-    Only the programs that this project starts call it; one that merely imports anyformer is left as it is.
+    Who imports Lightning or torchmetrics before anyformer has what they always had.
     """
     if NAME not in sys.modules and _Finder not in sys.meta_path:
         sys.meta_path.insert(0, _Finder)
@@ -59,7 +60,7 @@ class _Finder:
         return spec
 
 
-class _Loader:
+class _Loader(Loader):
     def __init__(self, whole: Any) -> None:
         self.whole = whole
 

@@ -136,7 +136,7 @@ def rank(number: int, port: int, folder: str, steps: int, data: dict[str, Any], 
 def preload() -> Any:
     """The context of processes that have Lightning imported already; only the first one waits for that."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lightning", "anyformer.training"])
+    context.set_forkserver_preload(["anyformer.training.learner"])
     return context
 
 
