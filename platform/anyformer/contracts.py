@@ -244,9 +244,9 @@ class Task(Configured, ABC):
         """The split's samples: the same ones in the same order at every call."""
 
     def varied(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """The sample as training sees it this time: augmentation. Fields keep their length, because batches are planned
-        with it; every random choice comes from `rng`, and one that is never asked says that there was none. By default
-        the sample itself."""
+        """The sample as training sees it this time: augmentation. No field becomes longer, because batches are planned
+        with its length; every random choice comes from `rng`, and one that is never asked says that there was none. By
+        default the sample itself."""
         return sample
 
     def corpus(self, field: str) -> Iterable[Any]:

@@ -46,7 +46,8 @@ class ImageClassification(Task):
     size: the side, in pixels, of the square that every picture is brought to then; 0 leaves them as they are.
     augment: what is done to a picture each time that it is trained on, in this order: transforms of
     torchvision.transforms.v2, by name (`RandomHorizontalFlip`) or by name with arguments
-    (`{RandomCrop: {size: 28, padding: 2}}`).
+    (`{RandomCrop: {size: 28, padding: 2}}`), and behind them perhaps a resolution that is drawn for each picture
+    (`{RandomPatchBudget: {patch: 4, least: 9, most: 36}}`).
 
     A sample is {"image": uint8[height, width] or uint8[height, width, 3], "label": …}.
     """
