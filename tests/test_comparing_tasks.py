@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scores import scored
 
 import anyformer as af
-from anyformer.contracts import SPLITS, Score, Split, Task, prepare
+from anyformer.contracts import SPLITS, Task, prepare
 from anyformer.errors import AnyformerError, ConfigError
-from anyformer.evaluation.statistics import weighted_mean
 from anyformer.model import Model
 from anyformer.testing import check_task
 from anyformer_tasks.language.choosing import Choosing
@@ -49,20 +48,6 @@ def trained(
     )  # fmt: skip
     trainer.fit(learner, datamodule=mixture)
     return mixture.tasks[kind], learner.model.eval()
-
-
-def scored(task: Task, model: Model, split: Split = "test") -> dict[str, float]:
-    """Each metric over the split; each sample has one finite score of each."""
-    samples = task.examples(split)
-    scores = list(task.score(model, samples))
-    assert sorted((s.id, s.metric) for s in scores) == sorted((s.id, m.name) for s in samples for m in task.metrics)
-    assert all(math.isfinite(score.value) and score.weight >= 0 for score in scores)
-    return {metric.name: mean(scores, metric.name) for metric in task.metrics}
-
-
-def mean(scores: Sequence[Score], metric: str) -> float:
-    kept = [score for score in scores if score.metric == metric]
-    return weighted_mean([score.value for score in kept], [score.weight for score in kept])
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from anyformer.testing import check_task
 from anyformer_tasks.crossing import Bridge, Captioning, PictureRetrieval, SoundRetrieval
 from anyformer_tasks.crossing.dataset import CaptionedSet
 from anyformer_tasks.crossing.pictures import on_white
-from anyformer_tasks.crossing.retrieval import drawn, ranks
+from anyformer_tasks.crossing.retrieval import best_places, drawn
 from anyformer_tokenizers.audio import AudioTokenizer
 from anyformer_tokenizers.image import ImageTokenizer
 from anyformer_tokenizers.text import CharacterTokenizer
@@ -167,9 +167,9 @@ def test_chance_is_what_counting_gives(drawing):
 def test_a_tie_is_no_hit():
     """Vectors that have all become one find nothing."""
     right = torch.eye(3, dtype=torch.bool)
-    assert ranks(torch.zeros(3, 3), right).tolist() == [3, 3, 3]
-    assert ranks(torch.eye(3), right).tolist() == [1, 1, 1]
-    assert ranks(torch.tensor([[0.1, 0.9, 0.5]]), torch.tensor([[True, False, True]])).tolist() == [2]
+    assert best_places(torch.zeros(3, 3), right).tolist() == [3, 3, 3]
+    assert best_places(torch.eye(3), right).tolist() == [1, 1, 1]
+    assert best_places(torch.tensor([[0.1, 0.9, 0.5]]), torch.tensor([[True, False, True]])).tolist() == [2]
 
 
 class Knows:

@@ -6,15 +6,14 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Sequence
 
 import pytest
 import torch
 from corpora import write_all
 from hypothesis import given
 from hypothesis import strategies as st
+from scores import mean
 
-from anyformer.contracts import Score
 from anyformer.errors import ConfigError
 from anyformer.model import Model
 from anyformer.objectives import Denoising, Masked, SpanCorruption
@@ -43,12 +42,6 @@ def text_pieces(task: Documents, **settings) -> TextTokenizer:
     tokenizer = TextTokenizer("text", vocab_size=400, **settings)
     tokenizer.fit(task.texts("train"))
     return tokenizer
-
-
-def mean(scores: Sequence[Score], metric: str) -> float:
-    """As the report averages them."""
-    own = [score for score in scores if score.metric == metric]
-    return sum(score.value * score.weight for score in own) / sum(score.weight for score in own)
 
 
 # ── Cutting ──

@@ -464,7 +464,7 @@ def test_a_page_of_twelve_layers_and_heads_stays_small(slots, left_out):
 
 
 def test_first_and_last_layers_are_kept():
-    layers = atlas.Choice.of({"attention": [torch.zeros(12, 256, 256)] * 24}).layers["attention"]
+    layers = atlas.Excerpt.of({"attention": [torch.zeros(12, 256, 256)] * 24}).layers["attention"]
     assert layers[0] == 0 and layers[-1] == 23 and len(layers) == 3
 
 

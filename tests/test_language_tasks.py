@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import pickle
 from collections.abc import Sequence
@@ -18,11 +17,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scores import scored
 
 import anyformer as af
-from anyformer.contracts import SPLITS, Score, Task
+from anyformer.contracts import SPLITS, Task
 from anyformer.errors import AnyformerError, ConfigError, SampleError
-from anyformer.evaluation.statistics import weighted_mean
 from anyformer.model import Model
 from anyformer_tasks.language.classification import BAG_OF_WORDS, TextClassification, macro_f1, shortened
 from anyformer_tasks.language.reading import Passage, Reading, best_span, overlap
@@ -56,20 +55,6 @@ def trained(
     )  # fmt: skip
     trainer.fit(learner, datamodule=mixture)
     return mixture.tasks[task], learner.model.eval()
-
-
-def scored(task: Task, model: Model, limit: int | None = None) -> dict[str, float]:
-    """Each metric over the test split; each sample has one finite score of each."""
-    samples = task.examples("test")[:limit]
-    scores = list(task.score(model, samples))
-    assert sorted((s.id, s.metric) for s in scores) == sorted((s.id, m.name) for s in samples for m in task.metrics)
-    assert all(math.isfinite(score.value) and score.weight >= 0 for score in scores)
-    return {metric.name: mean(scores, metric.name) for metric in task.metrics}
-
-
-def mean(scores: Sequence[Score], metric: str) -> float:
-    kept = [score for score in scores if score.metric == metric]
-    return weighted_mean([score.value for score in kept], [score.weight for score in kept])
 
 
 @pytest.mark.parametrize(

@@ -34,14 +34,14 @@ Maps = dict[str, list[Float[Tensor, "heads queries keys"]]]
 
 
 @dataclass(frozen=True)
-class Choice:
+class Excerpt:
     """What fits on a page: the layers of each site, and how many slots from the first on."""
 
     layers: dict[str, list[int]]
     slots: int
 
     @classmethod
-    def of(cls, maps: Maps) -> Choice:
+    def of(cls, maps: Maps) -> Excerpt:
         """All layers if they fit, else some from first to last, evenly spread; fewer slots if one alone does not."""
         slots = MOST_SLOTS
         while slots > 1 and sum(_cells(layers[0], slots) for layers in maps.values()) > MOST_CELLS:
@@ -77,10 +77,10 @@ def section(inspection: Inspection) -> str:
     maps = inspection.maps
     if not maps:
         return ""
-    choice = Choice.of(maps)
-    left_out = choice.left_out(maps)
-    first = _first(inspection, choice)
-    sites = "".join(_site(site, layers, choice, first, named=len(maps) > 1) for site, layers in maps.items())
+    excerpt = Excerpt.of(maps)
+    left_out = excerpt.left_out(maps)
+    first = _first(inspection, excerpt)
+    sites = "".join(_site(site, layers, excerpt, first, named=len(maps) > 1) for site, layers in maps.items())
     return f"""<p class="soft">A map for every head: a row for each slot that asks, a column for each slot it may look
 at; the deeper the colour, the larger the weight. Hover to read a weight, choose a map to open it on the
 desk. Weights are kept in {LEVELS} levels of their root: 0.5 is right to 0.6 %, 0.01 to 4 %.</p>
@@ -90,10 +90,10 @@ desk. Weights are kept in {LEVELS} levels of their root: 0.5 is right to 0.6 %, 
 """
 
 
-def _first(inspection: Inspection, choice: Choice) -> tuple[str, int, int]:
+def _first(inspection: Inspection, excerpt: Excerpt) -> tuple[str, int, int]:
     """The head that lies on the desk when the page is opened: the one that matters most, or the last layer's first."""
-    site = "attention" if "attention" in choice.layers else next(iter(choice.layers))
-    layers = choice.layers[site]
+    site = "attention" if "attention" in excerpt.layers else next(iter(excerpt.layers))
+    layers = excerpt.layers[site]
     if inspection.importance is None or site not in inspection.importance.changes:
         return site, layers[-1], 0
     changes = inspection.importance.changes[site][layers]
@@ -101,10 +101,10 @@ def _first(inspection: Inspection, choice: Choice) -> tuple[str, int, int]:
     return site, layers[best // changes.shape[1]], best % changes.shape[1]
 
 
-def _site(site: str, layers: list[Tensor], choice: Choice, first: tuple[str, int, int], named: bool) -> str:
+def _site(site: str, layers: list[Tensor], excerpt: Excerpt, first: tuple[str, int, int], named: bool) -> str:
     rows = []
-    for layer in choice.layers[site]:
-        weights = layers[layer][:, : choice.slots, : choice.slots].float()
+    for layer in excerpt.layers[site]:
+        weights = layers[layer][:, : excerpt.slots, : excerpt.slots].float()
         tiles = "".join(_tile(site, layer, head, one, first == (site, layer, head)) for head, one in enumerate(weights))
         rows.append(
             f'<section class="layer"><h4>Layer {layer}</h4>'

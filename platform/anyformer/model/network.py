@@ -193,7 +193,7 @@ class ForwardPass:
         ConfigError where values have no rows of their own, as in CTC.
         """
         if not self.model.specs[name].is_discrete and not target.values.is_floating_point():
-            return placed(self.read(name, target)[:, 0], target.items[:, 1])
+            return by_item(self.read(name, target)[:, 0], target.items[:, 1])
         if len(target.values) == len(target.slots):
             return self.read(name, target)
         if len(target.values) == len(target.items):
@@ -214,10 +214,10 @@ def pooled(hidden: Float[Tensor, "tokens dim"], target: Stream) -> Float[Tensor,
     return rows.new_zeros(len(sizes), rows.shape[1]).index_add(0, item, rows) / sizes[:, None]
 
 
-def placed(numbers: Float[Tensor, " slots"], sizes: Int64[Tensor, " items"]) -> Float[Tensor, "items widest"]:
+def by_item(numbers: Float[Tensor, " slots"], sizes: Int64[Tensor, " items"]) -> Float[Tensor, "items widest"]:
     """The logits of a choice among each item's slots; an item of fewer slots than the widest has no chance there.
 
-    >>> placed(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1, 2])).tolist()
+    >>> by_item(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1, 2])).tolist()
     [[1.0, -inf], [2.0, 3.0]]
     """
     return nn.utils.rnn.pad_sequence(list(numbers.split(sizes.tolist())), True, float("-inf"))

@@ -15,7 +15,7 @@ Span = tuple[int, int]
 """First part and number of parts."""
 
 
-class Choice(Protocol):
+class Chooser(Protocol):
     """together: what is decided of one part of a span is decided of them all."""
 
     together: ClassVar[bool]
@@ -97,7 +97,7 @@ class Segments:
 CHOICES: dict[str, type] = {"each": Each, "geometric": Geometric, "segments": Segments}
 
 
-def choice_of(settings: Any) -> Choice:
+def choice_of(settings: Any) -> Chooser:
     """A choice by plain data."""
     return made("choice", CHOICES, settings)
 

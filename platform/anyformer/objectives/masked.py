@@ -12,7 +12,7 @@ import torch
 
 from anyformer.batch import Example
 from anyformer.errors import ConfigError, SampleError, unknown
-from anyformer.objectives.choosing import Choice, choice_of
+from anyformer.objectives.choosing import Chooser, choice_of
 from anyformer.objectives.knowing import Knowing, Specs, Symbols, fraction, frozen
 from anyformer.tokens import Stream, StreamSpec, Tokens
 
@@ -57,7 +57,7 @@ class Masked(Knowing):
             raise unknown("unit", str(self.unit), ("value", "item"))
         if self.static < 0 or self.noise < 0:
             raise ConfigError(f"masked has static={self.static}, noise={self.noise}; expected 0 or more of each.")
-        self._choice: Choice = choice_of(self.choice)
+        self._choice: Chooser = choice_of(self.choice)
 
     def predicts(self, specs: Mapping[str, Sequence[StreamSpec]]) -> list[str]:
         return [self._spec(frozen(specs)).name]

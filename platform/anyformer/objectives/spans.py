@@ -11,7 +11,7 @@ import numpy as np
 from anyformer.batch import Example
 from anyformer.errors import ConfigError, LimitError
 from anyformer.objectives.across import OfOneText, inner
-from anyformer.objectives.choosing import Choice, choice_of
+from anyformer.objectives.choosing import Chooser, choice_of
 from anyformer.objectives.knowing import fraction
 from anyformer.tokens import Tokens
 
@@ -41,7 +41,7 @@ class SpanCorruption(OfOneText):
 
     def __post_init__(self) -> None:
         fraction("span_corruption", rate=self.rate)
-        self._choice: Choice = choice_of(self.choice)
+        self._choice: Chooser = choice_of(self.choice)
 
     def learn(self) -> None:
         super().learn()

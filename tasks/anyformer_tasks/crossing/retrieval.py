@@ -28,14 +28,16 @@ def metrics(*directions: str) -> tuple[Metric, ...]:
     return tuple(Metric(f"{name}r{depth}", True) for name in ("", *directions) for depth in DEPTHS)
 
 
-def placed(task: Task, model: Model, field: str, values: Sequence[Any]) -> Float[Tensor, "values dim"]:
+def vectors_of(task: Task, model: Model, field: str, values: Sequence[Any]) -> Float[Tensor, "values dim"]:
     """Where the model puts values of one of the task's fields, each a sequence that is seen from both sides."""
     tokenizer = model.tokenizers[task.fields[field]]
     examples = [Example(tokens, {}, tokens.length) for tokens in map(tokenizer.encode, values)]
     return torch.stack(answered(examples, slots, TOKEN_BUDGET, lambda batch: list(model.vectors(batch).cpu())))
 
 
-def ranks(cosines: Float[Tensor, "asked found"], right: Bool[Tensor, "asked found"]) -> Float[np.ndarray, " asked"]:
+def best_places(
+    cosines: Float[Tensor, "asked found"], right: Bool[Tensor, "asked found"]
+) -> Float[np.ndarray, " asked"]:
     """The place, counted from 1, of the best of what is right; wrong ones that are as good stand before it."""
     best = cosines.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
     return (1 + ((cosines >= best) & ~right).sum(1)).numpy().astype(float)
@@ -54,10 +56,10 @@ def retrieval_scores(
     right = torch.zeros(len(samples), len(texts), dtype=torch.bool)
     for row, sample in enumerate(samples):
         right[row, [number[text] for text in right_of(sample)]] = True
-    ones = placed(task, model, field, [sample.values[field] for sample in samples])
-    others = placed(task, model, "text", texts)
+    ones = vectors_of(task, model, field, [sample.values[field] for sample in samples])
+    others = vectors_of(task, model, "text", texts)
     cosines = ones @ others.T
-    to, back = ranks(cosines, right), ranks(cosines.T, right.T)
+    to, back = best_places(cosines, right), best_places(cosines.T, right.T)
     for row, sample in enumerate(samples):
         backs = back[[number[text] for text in right_of(sample)]]
         shown = {**sample.values, "found": texts[int(cosines[row].argmax())]}

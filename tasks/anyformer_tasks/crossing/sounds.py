@@ -13,7 +13,7 @@ import torch
 from anyformer.contracts import Metric, Sample, Score, Split, Task
 from anyformer.objectives import ContrastivePairs
 from anyformer_tasks.crossing.pictures import on_white
-from anyformer_tasks.crossing.retrieval import chance, metrics, placed, ranks, retrieval_scores
+from anyformer_tasks.crossing.retrieval import best_places, chance, metrics, retrieval_scores, vectors_of
 from anyformer_tasks.language.text_to_text import Asked
 from anyformer_tasks.sound.dataset import SoundSet
 from anyformer_tasks.vision.dataset import PictureSet
@@ -112,13 +112,13 @@ class Bridge(Task):
         (split,) = {sample.split if isinstance(sample, Heard) else "test" for sample in samples}
         shown = self._shown(split)
         words = list(dict.fromkeys([*(label for _, label in shown), *(s.values["text"] for s in samples)]))
-        pictures = placed(self, model, "image", [picture for picture, _ in shown])
-        clips = placed(self, model, "audio", [sample.values["audio"] for sample in samples])
-        texts = placed(self, model, "text", words)
+        pictures = vectors_of(self, model, "image", [picture for picture, _ in shown])
+        clips = vectors_of(self, model, "audio", [sample.values["audio"] for sample in samples])
+        texts = vectors_of(self, model, "text", words)
         labels = np.array([label for _, label in shown])
         right = torch.from_numpy(np.array([labels == sample.values["text"] for sample in samples]))
         cosines, by_text = clips @ pictures.T, texts[(clips @ texts.T).argmax(1)] @ pictures.T
-        direct, through = ranks(cosines, right), ranks(by_text, right)
+        direct, through = best_places(cosines, right), best_places(by_text, right)
         near = right.gather(1, cosines.topk(min(10, len(shown))).indices).float().mean(1)
         for row, sample in enumerate(samples):
             values = (direct[row] <= 1, direct[row] <= 5, near[row], through[row] <= 1)

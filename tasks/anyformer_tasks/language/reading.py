@@ -70,7 +70,7 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Asked(Sample):
+class Question(Sample):
     """A sample that knows the whole passage and every answer that is right."""
 
     passage: Passage = field(default_factory=lambda: Passage("", []))
@@ -136,15 +136,15 @@ class Reading(Task):
     def source(self) -> Dataset:
         return Dataset.named(self.dataset, self.data_dir)
 
-    def examples(self, split: Split) -> Sequence[Asked]:
+    def examples(self, split: Split) -> Sequence[Question]:
         return [self._asked(f"{split}-{i}", i, record) for i, record in enumerate(self.source.records(split))]
 
     def score(self, model: Model, samples: Sequence[Sample]) -> Iterator[Score]:
-        for sample, said in zip(samples, self.answers(model, [_asked(sample) for sample in samples]), strict=True):
-            right = _asked(sample).answers
+        for sample, said in zip(samples, self.answers(model, [_question(sample) for sample in samples]), strict=True):
+            right = _question(sample).answers
             shown = {
                 "question": sample.values["question"],
-                "context": _asked(sample).passage.text,
+                "context": _question(sample).passage.text,
                 "answers": " | ".join(dict.fromkeys(right)),
                 "prediction": said,
             }
@@ -156,7 +156,7 @@ class Reading(Task):
                 for name, value, weight in zip(PARTS, (f1, exact, exact), (has, has, 1 - has), strict=True):
                     yield Score(sample.id, name, value, weight, sample.cluster)
 
-    def answers(self, model: Model, samples: Sequence[Asked]) -> list[str]:
+    def answers(self, model: Model, samples: Sequence[Question]) -> list[str]:
         """What the model takes from each passage, or nothing where it finds no answer."""
         found = self.found(model, samples)
         if not self.unanswerable:
@@ -167,7 +167,7 @@ class Reading(Task):
             threshold = best_threshold(self.found(model, known), [one.answers for one in known])
         return [one.text if one.margin > threshold else "" for one in found]
 
-    def found(self, model: Model, samples: Sequence[Asked]) -> list[FoundSpan]:
+    def found(self, model: Model, samples: Sequence[Question]) -> list[FoundSpan]:
         """The best span of each passage. Windows are compared by the sum of both logits, as in BERT's code."""
         windows = [(sample, begin) for sample in samples for begin in self._windows(len(sample.passage.places))]
         read = [_window(sample, begin, begin + self.window, (0, 0)) for sample, begin in windows]
@@ -208,7 +208,7 @@ class Reading(Task):
         """Where windows begin; the last one ends with the passage."""
         return [*range(0, max(0, words - self.window), self.stride), max(0, words - self.window)]
 
-    def _asked(self, name: str, number: int, record: Record) -> Asked:
+    def _asked(self, name: str, number: int, record: Record) -> Question:
         try:
             passage = Passage.of(record["context"])
             spans = [_span(passage, answer) for answer in record["answers"]]
@@ -225,7 +225,7 @@ class Reading(Task):
         if self.unanswerable:  # as the official script of version 2.0 does
             texts = [text for text in texts if normalised(text)] or [""]
         cluster = record.get("title") or record["context"]
-        sample = Asked(name, {"question": question}, cluster=cluster, passage=passage, answers=texts)
+        sample = Question(name, {"question": question}, cluster=cluster, passage=passage, answers=texts)
         windows = self._windows(len(passage.places))
         if not spans:
             begin = windows[number % len(windows)]
@@ -238,13 +238,13 @@ class Reading(Task):
         return _window(sample, begin, begin + self.window, (first - begin, last - begin))
 
 
-def _window(sample: Asked, begin: int, end: int, answer: tuple[int, ...]) -> Asked:
+def _window(sample: Question, begin: int, end: int, answer: tuple[int, ...]) -> Question:
     values = {"question": sample.values["question"], "context": sample.passage.words(begin, end), "answer": answer}
     return replace(sample, values=values)
 
 
-def _asked(sample: Sample) -> Asked:
-    if not isinstance(sample, Asked):
+def _question(sample: Sample) -> Question:
+    if not isinstance(sample, Question):
         raise ConfigError(f"Sample {sample.id!r} has no passage; expected one of this task's own examples.")
     return sample
 
