@@ -24,6 +24,7 @@ from anyformer_tasks.sound import SoundClassification, SpeechRecognition
 from anyformer_tasks.sound.clip import Clip
 from anyformer_tasks.sound.dataset import SoundSet
 from anyformer_tasks.sound.spelling import Counted
+from anyformer_tasks.sound.variation import Variation
 
 PAGES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "datasets" / "sound").glob("*.yaml"))
 ELSEWHERE = ("librispeech", "speech_commands")  # read by torchaudio
@@ -218,6 +219,40 @@ def test_a_clip_that_is_no_sound_is_named(tmp_path):
         Clip("a.wav", str(tmp_path / "a.wav"), {}).wave()
 
 
+def test_a_recording_is_varied_and_keeps_its_length():
+    """Turned, it is the same samples; louder, the same shape; faster, a tone is higher by as much. By the generator
+    alone."""
+    tone = np.sin(2 * np.pi * 500 * np.arange(8000) / 8000, dtype=np.float32)[None]
+    turned = Variation(turned=True)((tone, 8000), np.random.default_rng(1))[0]
+    assert turned.shape == tone.shape and not np.array_equal(turned, tone)
+    assert np.allclose(np.sort(turned[0]), np.sort(tone[0]))
+    louder = Variation(gain=6.0)((tone, 8000), np.random.default_rng(1))[0]
+    factors = louder[0, 1:9] / tone[0, 1:9]
+    assert np.allclose(factors, factors[0]) and 0.5 < factors[0] < 2 and factors[0] != 1
+    peaks = []
+    for seed in range(20):
+        heard, rate = Variation(speed=0.2)((tone, 8000), np.random.default_rng(seed))
+        assert heard.shape == tone.shape and heard.dtype == np.float32 and rate == 8000
+        peaks.append(int(np.abs(np.fft.rfft(heard[0])).argmax()))
+    assert 415 < min(peaks) < 450 < 550 < max(peaks) <= 600
+    again = [Variation(3.0, 0.1, True)((tone, 8000), np.random.default_rng(seed))[0] for seed in (3, 3, 4)]
+    assert np.array_equal(again[0], again[1]) and not np.array_equal(again[0], again[2])
+
+
+def test_training_hears_variations_and_nobody_else(shelf):
+    """The task's samples stay what they are; a path is read; without settings nothing is drawn."""
+    plain, other = (SoundClassification("fsdd", str(shelf), augment=a) for a in ({}, {"gain": 6.0, "turned": True}))
+    sample = other.examples("train")[0]
+    assert plain.varied(sample, None) is sample, "asks no generator"
+    wave, rate = other.varied(sample, np.random.default_rng(0)).values["audio"]
+    was, own_rate = other.source.clips("train")[0].wave()
+    assert rate == own_rate and wave.shape == was.shape and not np.array_equal(wave, was)
+    assert other.examples("train")[0].values["audio"] == sample.values["audio"]
+    for wrong, says in (({"gain": -1}, "gain of 0 dB or more"), ({"pitch": 1}, "settings of Variation")):
+        with pytest.raises(ConfigError, match=says):
+            SoundClassification("fsdd", str(shelf), augment=wrong)
+
+
 # ── Strings of clips ──
 
 
@@ -288,12 +323,14 @@ def test_counted_characters_are_a_language_model(shelf):
     tokenizer = model_of(task).tokenizers["text"]
     counted = Counted(tokenizer, 3, ("no yes no", "yes yes"))
     values = tokenizer.encode("ye").streams["text"].values[1:-1].tolist()
-    said = counted([tuple(values)])[0][2:]
+    row, end = counted([tuple(values)])[0], tokenizer.streams[0].end
+    said = row[2:]
     letters = [tokenizer.decode(af.Tokens.of("text", torch.tensor([v]))) for v in range(2, 2 + len(said))]
-    assert letters[int(said.argmax())] == "s" and np.exp(said).sum() < 1
+    assert letters[int(said.argmax())] == "s" and np.exp(said).sum() + np.exp(row[end]) < 1
     y, e, s = tokenizer.encode("yes").streams["text"].values[1:-1].tolist()
     together = sum(said[value] for said, value in zip(counted([(), (y,), (y, e)]), (y, e, s), strict=True))
     assert counted.nats(b"yes") == pytest.approx(together)
+    assert counted([(y, e, s)])[0][end] > counted([(y, e)])[0][end], "a text ends behind a word"
 
 
 def test_a_sound_is_judged_as_it_is(shelf):

@@ -1,0 +1,51 @@
+"""A recording as it might have been as well: louder, faster, begun elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from anyformer.errors import ConfigError
+from anyformer_tasks.sound.clip import Wave
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How training varies a recording, each time anew; it keeps its length, because batches are planned with it.
+
+    gain: at most so many decibels louder or softer. speed: at most so much faster or slower, pitch and all (0.1: a
+    tenth; Ko et al. 2015, Interspeech, "Audio augmentation for speech recognition"). turned: it begins anywhere and
+    goes on from its start behind its end; so does a faster one, which ends too soon, while a slower one is cut.
+    """
+
+    gain: float = 0.0
+    speed: float = 0.0
+    turned: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gain < math.inf or not 0 <= self.speed < 1:
+            raise ConfigError(f"{self}; expected a gain of 0 dB or more, and a speed from 0 to below 1.")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        try:
+            return cls(**settings)
+        except TypeError as error:
+            raise ConfigError(f"augment={settings}; expected the settings of Variation ({error}).") from error
+
+    def __call__(self, wave: Wave, rng: np.random.Generator) -> Wave:
+        samples, rate = wave
+        length = samples.shape[1]
+        factor = 10 ** (rng.uniform(-self.gain, self.gain) / 20)
+        pace = math.exp(rng.uniform(-1, 1) * math.log1p(self.speed))
+        begin = int(rng.integers(length)) if self.turned and length else 0
+        if pace == 1:
+            heard = np.roll(samples, -begin, axis=1)
+        else:
+            times = (begin + pace * np.arange(length)) % max(length, 1)
+            heard = np.stack([np.interp(times, np.arange(length), channel, period=length) for channel in samples])
+        return (factor * heard).astype(np.float32), rate
