@@ -58,13 +58,15 @@ def test_the_page_tells_failures(tmp_path):
     """Of now, and that there were some before."""
     ledger = Ledger(tmp_path)
     for index in range(3):
-        ledger.add(Line("it", index, "it broke" if index else "", {"kind": "ab"[index % 2]}, 2.0, "c" * 40))
+        ledger.add(
+            Line("it", index, "it broke" if index else "", {"kind": "ab"[index % 2], "cut": 1000}, 2.0, "c" * 40)
+        )
     ledger.add(Line("it", 1, "", {"kind": "b"}, 2.0, "d" * 40 + "+"))
     told = page(ledger, [TRIAL, Trial("untried", "nothing", 5, "x:y")], "a machine")
     assert "| `it` | it keeps its word | 3 | 1 (1 more failed at first, and passed when tried again) | 10 | 2 |" in told
     assert "cccccccccc, dddddddddd+ |" in told
     assert "| `untried` | nothing | 0 | 0 | 5 | | |" in told
-    assert "- `it`: kind: a 2, b 1" in told
+    assert "- `it`: kind: a 2, b 1; cases: cut 2,000" in told
     assert "- `it` number 2: it broke" in told
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from anyformer.cli import doctor
 from anyformer.errors import PluginError
 from anyformer.registry import Registry
 from anyformer.testing import strangers
@@ -66,3 +67,26 @@ def test_what_a_plugin_prints_is_no_answer_of_a_command(install, capsys):
     with pytest.raises(PluginError):
         install("broken", "raise ValueError")
         Registry("plugin", GROUP).get("broken")
+
+
+def test_the_doctor_asks_for_all_that_the_distribution_asks_for(monkeypatch, capsys):
+    """Read from its metadata: a package that is missing or too old is told, with what it is needed for."""
+    versions = {"torch": "2.11.0", "old": "1.0", "sometimes": "3.0"}
+    lines = ["torch==2.11.0", "old>=2", "gone", "elsewhere; sys_platform == 'plan9'", "torch; extra == 'x'"]
+    lines += ["sometimes>=4; extra == 'x'", "rare; extra == 'y'", "rare; extra == 'z'"]
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise doctor.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.setattr(doctor, "requires", lambda name: lines)
+    assert list(doctor._packages()) == [
+        "old 1.0 is installed; expected >=2; install anyformer again, with its dependencies",
+        "gone is not installed; install anyformer again, with its dependencies",
+        "sometimes 3.0 is installed; expected >=4 (extra x); pip install 'anyformer[x]'",
+    ]
+    said = capsys.readouterr().out
+    assert "rare: not installed; only needed for the extra y, z: pip install 'anyformer[y]'" in said
+    assert "  torch 2.11.0\n" in said and "elsewhere" not in said

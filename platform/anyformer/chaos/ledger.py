@@ -23,7 +23,7 @@ class Line:
     trial: str
     index: int
     failure: str = ""
-    notes: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str | int] = field(default_factory=dict)
     seconds: float = 0.0
     commit: str = ""
 
@@ -110,10 +110,12 @@ def _short(commit: str) -> str:
 
 
 def _kinds(lines: list[Line]) -> str:
-    """`moment: inside a save 12, training 31; start: cold 3, warm 40`."""
-    names = dict.fromkeys(name for line in lines for name in line.notes)
-    told = []
-    for name in names:
-        counts = Counter(line.notes[name] for line in lines if name in line.notes)
-        told.append(f"{name}: " + ", ".join(f"{kind} {count:,}" for kind, count in sorted(counts.items())))
-    return "; ".join(told)
+    """`moment: inside a save 12, training 31; start: cold 3, warm 40; cases: flipped 103, truncated 97`."""
+    told: dict[str, Counter[str]] = {}
+    for name, note in ((name, note) for line in lines for name, note in line.notes.items()):
+        place, kind, count = (name, note, 1) if isinstance(note, str) else ("cases", name, note)
+        told.setdefault(place, Counter())[kind] += count
+    return "; ".join(
+        f"{place}: " + ", ".join(f"{kind} {count:,}" for kind, count in sorted(counts.items()))
+        for place, counts in told.items()
+    )

@@ -177,7 +177,7 @@ def _tried(
             return Outcome(f"{kind}, case {case}, {how}: {told}", {"kind": kind})
     if resident() - before > MEMORY:
         return Outcome(f"{kind}: took {(resident() - before) >> 20} MB", {"kind": kind})
-    return Outcome(notes={"kind": kind.partition("/")[0]})
+    return Outcome(notes={"kind": kind.partition("/")[0], **done})
 
 
 def _rewritten(page: bytes, rng: Random) -> bytes:

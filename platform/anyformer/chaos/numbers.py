@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from anyformer import checkpoint, registry
+from anyformer.chaos.several import both
 from anyformer.chaos.trial import Outcome, chance
 from anyformer.contracts import Metric, Objective, Sample, Score, Split, Task
 from anyformer.errors import NonFiniteError, SampleError
@@ -25,6 +26,8 @@ from anyformer.training import CheckpointDirectory, Checkpoints, Learner, Mixtur
 STEPS, SAMPLES = 12, 24
 VALUES = (math.nan, math.inf, -math.inf)
 PLACES = ("loss", "one sample's loss", "gradient", "one element of a gradient", "raw value", "many gradients")
+RANKED = PLACES[:4]
+ALONE = 180  # trials of one process
 POLICIES: tuple[dict[str, Any], ...] = (
     {"type": "stop"},
     {"type": "skip", "most": 3},
@@ -52,10 +55,10 @@ class Sentences(Task):
 
 
 class Poison(L.Callback):
-    """Spoils one step."""
+    """Spoils one step, on one rank."""
 
-    def __init__(self, place: str, step: int, value: float, pick: int) -> None:
-        self.place, self.step, self.value, self.pick = place, step, value, pick
+    def __init__(self, place: str, step: int, value: float, pick: int, rank: int = 0) -> None:
+        self.place, self.step, self.value, self.pick, self.rank = place, step, value, pick, rank
         self.before: dict[str, torch.Tensor] = {}
         self.after: dict[str, torch.Tensor] = {}
         self.keys: list[str] = []
@@ -65,6 +68,8 @@ class Poison(L.Callback):
         if trainer.global_step != self.step:
             return
         self.before = _copied(learner)
+        if trainer.global_rank != self.rank:
+            return
         self.keys += batch.keys
         if self.place in ("loss", "one sample's loss"):
             plain = learner.losses
@@ -79,7 +84,7 @@ class Poison(L.Callback):
             learner.losses = spoilt
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if trainer.global_step != self.step or "gradient" not in self.place:
+        if trainer.global_step != self.step or "gradient" not in self.place or trainer.global_rank != self.rank:
             return
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         for gradient in gradients if self.place == "many gradients" else [gradients[self.pick % len(gradients)]]:
@@ -104,9 +109,9 @@ def _copied(learner: Any) -> dict[str, torch.Tensor]:
 
 
 def run(index: int, folder: Path) -> Outcome:
-    """One value that is not finite, in one place, at one step, under one policy."""
-    rng = chance("numbers", index)
-    place, policy = PLACES[index % len(PLACES)], POLICIES[index // len(PLACES) % len(POLICIES)]
+    """One value that is not finite, in one place, at one step, under one policy; behind `ALONE`, on one rank of two."""
+    rng, kinds = chance("numbers", index), len(PLACES) if index < ALONE else len(RANKED)
+    place, policy = PLACES[index % kinds], POLICIES[index // kinds % len(POLICIES)]
     value, step = rng.choice(VALUES), rng.randrange(STEPS)
     notes = {"where": place, "policy": policy["type"], "value": str(value)}
     if place == "raw value":
@@ -114,13 +119,35 @@ def run(index: int, folder: Path) -> Outcome:
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     registry.tasks._registered["chaos_sentences"] = Sentences
+    poison, accumulation = Poison(place, step, value, rng.randrange(10**6), index // 4 % 2), rng.choice((1, 2))
+    if index < ALONE:
+        poison.rank = 0
+        return Outcome(_spoilt_run(policy, poison, folder, accumulate_grad_batches=accumulation), notes)
+
+    def fit(rank: int) -> None:
+        torch.set_num_threads(1)
+        told = _spoilt_run(policy, poison, folder, accumulate_grad_batches=accumulation, strategy="ddp", devices=2)
+        (folder / f"outcome{rank}.txt").write_text(told)
+
+    processes = both(fit, folder)
+    statuses = [process.wait() for process in processes]
+    files = [folder / f"outcome{rank}.txt" for rank in (0, 1)]
+    told = [
+        file.read_text() if file.exists() else (folder / f"rank{i}.txt").read_text() for i, file in enumerate(files)
+    ]
+    wrong = [f"rank {rank}: {said or status}" for rank, (said, status) in enumerate(zip(told, statuses, strict=True))]
+    return Outcome(" ".join(wrong) if any(statuses) or any(told) else "", notes | {"ranks": "one of two"})
+
+
+def _spoilt_run(policy: Mapping[str, Any], poison: Poison, folder: Path, **more: Any) -> str:
+    """What promise was broken; empty if none."""
     mixture = Mixture({"characters": {}}, {"chaos_sentences": {}}, token_budget=64)
-    learner = Learner({"dim": 16, "heads": 2, "depth": 1}, lr=1e-2, not_finite=policy)
-    poison, kept = Poison(place, step, value, rng.randrange(10**6)), Checkpoints(every_n_train_steps=1)
+    learner = Learner({"dim": 16, "heads": 2, "depth": 1}, lr=1e-2, not_finite=dict(policy))
     trainer = L.Trainer(
-        accelerator="cpu", max_steps=STEPS, default_root_dir=str(folder), callbacks=[kept, poison],
+        accelerator="cpu", max_steps=STEPS, default_root_dir=str(folder),
+        callbacks=[Checkpoints(every_n_train_steps=1), poison],
         plugins=[CheckpointDirectory()], logger=False, limit_val_batches=0, enable_model_summary=False,
-        enable_progress_bar=False, use_distributed_sampler=False, accumulate_grad_batches=rng.choice((1, 2)),
+        enable_progress_bar=False, use_distributed_sampler=False, **more,
     )  # fmt: skip
     try:
         trainer.fit(learner, datamodule=mixture)
@@ -128,15 +155,17 @@ def run(index: int, folder: Path) -> Outcome:
     except NonFiniteError as error:
         told = str(error)
         if policy["type"] != "stop":
-            return Outcome(f"{place} stopped the run: {told}", notes)
-    return Outcome(_wrong(told, step, policy["type"], learner, poison, folder), notes)
+            return f"{poison.place} stopped the run: {told}"
+    if trainer.world_size > 1 and f"rank {poison.rank}" not in told:
+        return f"the rank is not named: {told}"
+    return _wrong(told, poison.step, policy["type"], learner, poison, folder)
 
 
 def _wrong(told: str, step: int, policy: str, learner: Any, poison: Poison, folder: Path) -> str:
-    """What promise was broken; empty if none."""
     if f"step {step};" not in told:
         return f"it was not found at step {step}: {told!r}"
-    if "chaos_sentences" not in told or not any(key in told for key in poison.keys):
+    here = poison.keys or learner.trainer.world_size == 1
+    if "chaos_sentences" not in told or (here and not any(key in told for key in poison.keys)):
         return f"neither task nor sample is named: {told!r}"
     now = _copied(learner) if policy == "stop" else poison.after
     if policy != "roll_back" and any(not torch.equal(now[name], poison.before[name]) for name in now):
@@ -144,7 +173,7 @@ def _wrong(told: str, step: int, policy: str, learner: Any, poison: Poison, fold
     if policy != "stop" and not any(not torch.equal(t, now[n]) for n, t in learner.state_dict().items()):
         if step < STEPS - 1:
             return "nothing was learned afterwards"
-    for path in folder.rglob("manifest.json"):
+    for path in folder.rglob("manifest.json") if learner.global_rank == 0 else ():
         state, weights = checkpoint.read_trainer(path.parent)
         moments = [t for s in state["optimizer_states"][0]["state"].values() for t in s.values()]
         if not all(bool(tensor.isfinite().all()) for tensor in [*weights.values(), *moments]):

@@ -70,11 +70,11 @@ def run(index: int, folder: Path) -> Outcome:
     """Killed at one moment, resumed, compared with the run that was not killed."""
     rng = chance("resume", index)
     kind, accumulation = list(KINDS)[index % len(KINDS)], (1, 4)[index // 5 % 2]
-    cold = index % COLD == COLD - 1
+    cold = index % COLD == (index // COLD - 1) % COLD  # of each kind and accumulation in turn
     moment = "any time" if cold else MOMENTS[index // 10 % len(MOMENTS)]
     notes = {"start": "cold" if cold else "warm", "of": kind, "moment": moment, "accumulation": str(accumulation)}
     straight, parts = pair(folder, kind=kind, accumulation=accumulation)
-    if (status := straight.start(cold).wait()) != 0:
+    if (status := straight.start().wait()) != 0:
         return Outcome(f"The run that nobody killed ended with {status}.", notes)
     victim = parts.start(cold, lambda: [Death(moment, rng)])
     if moment == "any time":

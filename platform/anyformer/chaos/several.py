@@ -68,18 +68,27 @@ class Stop(L.Callback):
 
 
 def start(runs: Sequence[Run], more: Callable[[int], Sequence[L.Callback]] = lambda rank: ()) -> list[Process]:
-    """A process for each rank, with callbacks of its own; what it says is in `rank0.txt` and so on."""
+    """A process for each rank's run, with callbacks of its own."""
+
+    def fit(rank: int) -> None:
+        runs[rank].fit([SignsOfLife(), *more(rank)], strategy="ddp", devices=2, num_sanity_val_steps=0)
+
+    return both(fit, Path(runs[0].folder))
+
+
+def both(work: Callable[[int], Any], folder: Path) -> list[Process]:
+    """Two ranks' processes; what they say is in `rank0.txt` and `rank1.txt`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [Process.forked(lambda run=run, rank=rank: _rank(run, rank, port, more)) for rank, run in enumerate(runs)]
+    return [Process.forked(lambda rank=rank: _rank(work, rank, port, folder)) for rank in (0, 1)]
 
 
-def _rank(run: Run, rank: int, port: int, more: Callable[[int], Sequence[L.Callback]]) -> None:
-    with open(Path(run.folder) / f"rank{rank}.txt", "wb") as file:
+def _rank(work: Callable[[int], Any], rank: int, port: int, folder: Path) -> None:
+    with open(folder / f"rank{rank}.txt", "wb") as file:
         os.dup2(file.fileno(), 2)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    run.fit([SignsOfLife(), *more(rank)], strategy="ddp", devices=2, num_sanity_val_steps=0)
+    work(rank)
 
 
 def ended_within(processes: Sequence[Process], seconds: float) -> float | None:

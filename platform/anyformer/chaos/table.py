@@ -63,6 +63,13 @@ TRIALS: dict[str, Trial] = {
             f"{HERE}.evaluated:run",
         ),
         Trial(
+            "packing",
+            "scores, and what is written, depend neither on the order of samples nor on what is asked beside them",
+            50,
+            f"{HERE}.packed:run",
+            quick=5,
+        ),
+        Trial(
             "memory",
             "a step that does not fit into memory, be it on one rank of two, ends the run, which says what fits",
             40,
@@ -84,8 +91,8 @@ TRIALS: dict[str, Trial] = {
         ),
         Trial(
             "numbers",
-            "NaN and infinity are found at their step and named, not applied and never committed",
-            180,
+            "NaN and infinity, on one of two ranks too, are found at their step, named, not applied, never committed",
+            204,
             f"{HERE}.numbers:run",
         ),
         Trial(

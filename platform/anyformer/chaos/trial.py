@@ -13,11 +13,12 @@ from pathlib import Path
 class Outcome:
     """Of one trial. failure: one sentence on what failed; empty if the promise was kept.
 
-    notes: what kind of trial it was, `{"moment": "inside a save"}`; the page counts them.
+    notes: what kind of trial it was, `{"moment": "inside a save"}`, or of cases how many, `{"truncated": 12}`; the page
+    counts them.
     """
 
     failure: str = ""
-    notes: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:

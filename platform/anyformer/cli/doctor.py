@@ -5,23 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from anyformer import registry
 from anyformer.errors import PluginError
-
-PACKAGES = (
-    "torch", "torchvision", "torchaudio", "lightning", "jsonargparse", "gymnasium", "sentencepiece", "safetensors",
-    "soundfile", "torchmetrics", "jaxtyping", "rich", "matplotlib", "numpy", "pillow",
-)  # fmt: skip
-EXTRAS = {
-    "scikit-learn": "demo", "minari": "rl", "transformers": "hf", "tokenizers": "hf", "huggingface-hub": "hf",
-    "datasets": "hf", "jiwer": "metrics", "sacrebleu": "metrics", "lm-eval": "eval", "tensorboard": "dev",
-}  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,17 +27,49 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _packages():
-    for name in PACKAGES:
+def _packages() -> Iterator[str]:
+    """What the installed distribution's own metadata asks for, with and without extras."""
+    for name, (wanted, extras) in needs(requires("anyformer") or []).items():
+        cure = f"pip install 'anyformer[{extras[0]}]'" if extras else "install anyformer again, with its dependencies"
+        told = f" (extra {', '.join(extras)})" if extras else ""
         try:
-            print(f"  {name} {version(name)}")
+            found = version(name)
         except PackageNotFoundError:
-            yield f"{name} is not installed; install anyformer again, with its dependencies"
-    for name, extra in EXTRAS.items():
-        try:
-            print(f"  {name} {version(name)} (extra {extra})")
-        except PackageNotFoundError:
-            print(f"  {name}: not installed; only needed for the extra {extra}: pip install 'anyformer[{extra}]'")
+            if extras:
+                print(f"  {name}: not installed; only needed for the extra {', '.join(extras)}: {cure}")
+            else:
+                yield f"{name} is not installed; {cure}"
+            continue
+        print(f"  {name} {found}{told}")
+        if not wanted.contains(found, prereleases=True):
+            yield f"{name} {found} is installed; expected {wanted}{told}; {cure}"
+
+
+def needs(lines: Iterable[str]) -> dict[str, tuple[SpecifierSet, list[str]]]:
+    """Packages with their versions, and the extras that they are needed for; none where they always are.
+
+    >>> found = needs(["b>=2", "a>1; extra == 'x'", "a>1; extra == 'y'", "b>=2; extra == 'y'"])
+    >>> {name: (str(wanted), extras) for name, (wanted, extras) in found.items()}
+    {'b': ('>=2', []), 'a': ('>1', ['x', 'y'])}
+    """
+    needed = [need for need in map(Requirement, lines) if _applies(need)]
+    always = {need.name for need in needed if _extra(need) is None}
+    found: dict[str, tuple[SpecifierSet, list[str]]] = {}
+    for need in needed:
+        _, extras = found.setdefault(need.name, (need.specifier, []))
+        if need.name not in always:
+            extras.append(str(_extra(need)))
+    return found
+
+
+def _applies(need: Requirement) -> bool:
+    """Whether it is for this system."""
+    return need.marker is None or need.marker.evaluate({"extra": _extra(need) or ""})
+
+
+def _extra(need: Requirement) -> str | None:
+    found = re.search(r"""extra == ['"](.+?)['"]""", str(need.marker or ""))
+    return found[1] if found else None
 
 
 def _extensions():
