@@ -53,6 +53,13 @@ class CLI(LightningCLI):
             "held to be data first: settings and registry names, no classes but a few listed ones, no URLs.",
         )  # fmt: skip
 
+    def instantiate_classes(self) -> None:
+        """One seed for all, unless the mixture has its own. What is saved of the configuration stays as it was given,
+        so that it can be run again with another."""
+        super().instantiate_classes()
+        if self._get(self.config, "data.seed") is None:
+            self.datamodule.seed = int(self._get(self.config, "seed_everything") or 0)
+
     def instantiate_trainer(self, **kwargs: Any):
         chosen = self._get(self.config_init, "trainer", default={})
         plugins = [*_listed(chosen.get("plugins")), CheckpointDirectory()]

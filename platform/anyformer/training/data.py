@@ -73,7 +73,8 @@ class Mixture(L.LightningDataModule):
     theirs; a batch is smaller where that is less than their share.
     temperature: instead of `weight`, shares proportional to each task's training tokens to the power 1/temperature (1
     proportional, larger flatter).
-    seed: of the order and of every random choice in preparation. workers: processes that encode.
+    seed: of the weights, of the order and of every random choice; by default 0, and on the command line that of
+        `seed_everything`. workers: processes that encode.
     patience: seconds after which a worker that has not handed over a batch is given up, with an error that names it.
     epoch_steps: optimiser steps called an epoch; None for a single endless one (use max_steps or max_time).
     validation_tokens: how much of each task's validation split is looked at.
@@ -89,7 +90,7 @@ class Mixture(L.LightningDataModule):
         tasks: dict[str, Any],
         token_budget: int = 4096,
         temperature: float | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         workers: int = 0,
         patience: float = 120.0,
         epoch_steps: int | None = None,
@@ -121,7 +122,7 @@ class Mixture(L.LightningDataModule):
                 raise unknown("modality of a task", modality, dict.fromkeys(there))
             if most < 1:
                 raise ConfigError(f"modality_budgets has {modality}: {most}; expected a number of tokens, at least 1.")
-        self.token_budget, self.temperature, self.seed = token_budget, temperature, seed
+        self.token_budget, self.temperature, self.seed = token_budget, temperature, seed or 0
         self.workers, self.patience = workers, patience
         self.epoch_steps, self.validation_tokens = epoch_steps, validation_tokens
 
