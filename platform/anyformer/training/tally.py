@@ -25,7 +25,7 @@ def task_means(sums: Mapping[Term, float], counts: Mapping[Term, float]) -> dict
 
 
 class Tally:
-    """Per task: summed losses and predicted values, by what was counted (`Loss.over`), and tokens."""
+    """Per task: summed losses and predicted values, by what was counted (`Loss.over`), and tokens on both axes."""
 
     def __init__(self) -> None:
         self.clear()
@@ -38,9 +38,10 @@ class Tally:
         self.since = time.monotonic()
 
     def add(self, batch: Batch, losses: Mapping[str, Loss]) -> None:
-        self.tokens += batch.tokens
-        for task, length in zip(batch.tasks, batch.mask.queries, strict=False):  # padding belongs to no task
-            self.task_tokens[task] += length
+        for axis in (batch, *([] if batch.source is None else [batch.source])):
+            self.tokens += axis.tokens
+            for task, length in zip(batch.tasks, axis.mask.queries, strict=False):  # padding belongs to no task
+                self.task_tokens[task] += length
         for name, loss in losses.items():
             for term in loss.terms:
                 key = (name, term.over)
