@@ -179,7 +179,7 @@ def texts_of(chances: torch.Tensor, blank: int) -> dict[tuple[int, ...], float]:
     return {said: math.log(p) for said, p in found.items()}
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(1, 5), st.integers(0, 10**6))
 def test_prefix_scores_are_all_texts_that_begin_so(slots, seed):
     """Along every text of up to three letters, with repeats: what is added up is ln p of all texts with that beginning;
@@ -208,7 +208,7 @@ def language(prefixes) -> np.ndarray:
         return np.log(rows / rows.sum(1, keepdims=True))
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (0.7, 0.0), (0.7, 0.4)])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (0.7, 0.4)])
 @pytest.mark.parametrize("weight", [0.3, 1.0])
 def test_joint_search_finds_the_best_of_all_texts(weight, alpha, beta):
     """(1 - λ) ln p_attention + λ ln p_ctc (+ α ln p_language + β values) of all texts of up to four letters, each by

@@ -211,7 +211,8 @@ def yesno(folder: Path, rng: np.random.Generator) -> None:
     """Eight tones, high for yes, with pauses between them."""
     for number in range(14):
         answers = [int(number % 2), *rng.integers(2, size=7).tolist()]
-        sound = np.concatenate([_tone(400 + 800 * answer, 0.25, 8000) for answer in answers])
+        pause = np.zeros(1200)
+        sound = np.concatenate([part for answer in answers for part in (_tone(400 + 800 * answer, 0.25, 8000), pause)])
         name = "_".join(map(str, answers))
         _record(folder / "yesno" / "waves_yesno" / f"{name}.wav", sound, 8000, rng)
 

@@ -19,17 +19,18 @@ Wave = tuple[Float32[np.ndarray, "channels time"], int]
 @dataclass(frozen=True)
 class Clip:
     """name: unique in its set. place: a file's path, or a file's bytes. raw: its fields as they were found; fields: as
-    a person reads them."""
+    a person reads them. span: of a part of what is there, its samples, from the first to behind the last."""
 
     name: str
     place: str | bytes
     raw: Mapping[str, str]
     fields: Mapping[str, Any] = field(default_factory=dict)
+    span: tuple[int, int] | None = None
 
     @property
     def sound(self) -> str | Wave:
-        """A raw value for a tokenizer: the path where there is one, so that nothing is read before it is needed."""
-        return self.place if isinstance(self.place, str) else self.wave()
+        """A raw value for a tokenizer: the path of a whole file, so that nothing is read before it is needed."""
+        return self.place if isinstance(self.place, str) and self.span is None else self.wave()
 
     @property
     def speaker(self) -> str:
@@ -45,7 +46,7 @@ class Clip:
             samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
         except (OSError, RuntimeError) as error:
             raise SampleError(f"{self.name} cannot be read as audio ({error}). Convert it to WAV or FLAC.") from error
-        return np.ascontiguousarray(samples.T), rate
+        return np.ascontiguousarray(samples[slice(*self.span or (None,))].T), rate
 
     def told(self, name: str) -> str:
         """A field in words: a list's parts with blanks between them."""

@@ -19,6 +19,7 @@ from anyformer_tasks.files import content
 from anyformer_tasks.pages import HeldOut, read_page, without_held_out
 from anyformer_tasks.sound import elsewhere
 from anyformer_tasks.sound.clip import Clip
+from anyformer_tasks.sound.pauses import words_of
 
 
 @dataclass
@@ -37,6 +38,8 @@ class SoundSet:
     parted: by field, what stands between the parts of its list. names: by field, readable values for raw ones.
     splits: by split, which clips it has: by field, a regular expression of its whole value. The rest is for training.
     held_out: by split, of which one every n-th clip is taken out for it (`{validation: {of: train, every: 10}}`).
+    cut: the field, a list, at the pauses between whose parts each recording is cut up: its clips are these parts. One
+    in which not as many are told apart is left out.
     """
 
     name: str
@@ -52,6 +55,7 @@ class SoundSet:
     names: Mapping[str, Mapping[Any, str]] = field(default_factory=dict)
     splits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     held_out: HeldOut = field(default_factory=dict)
+    cut: str = ""
 
     def __post_init__(self) -> None:
         given = [kind for kind in ("files", "table", "torchaudio", "hub") if getattr(self, kind)]
@@ -79,7 +83,8 @@ class SoundSet:
     def clips(self, split: Split) -> list[Clip]:
         """The split's clips: the same ones in the same order at every call. ConfigError says how to get a set that is
         not there, and names the file that is not as it should be."""
-        return without_held_out(split, self.held_out, self._found)
+        whole = without_held_out(split, self.held_out, self._found)
+        return [part for clip in whole for part in words_of(clip, self.cut)] if self.cut else whole
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_all": {}}  # workers read their own
