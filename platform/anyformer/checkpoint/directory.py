@@ -21,6 +21,7 @@ from anyformer.errors import CheckpointError, NonFiniteError
 
 FORMAT = 1
 LAST = "last"
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # as a path it has one slash
 LEFT = re.compile(r"(old-)?[0-9a-f]{8}")  # what a crash leaves: not committed yet, or no longer
 
 
@@ -145,6 +146,8 @@ def trainer_of(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def resolve(path: str | Path) -> Path:
     """The checkpoint directory meant by `path`: itself, its `last`, or what a crash left of it, with a warning."""
+    if URL.match(str(path)):
+        raise CheckpointError(f"{path}: nothing is read from a URL. Download the checkpoint, and give its directory.")
     path = Path(path)
     for candidate in (path, path / LAST):
         if _is_checkpoint(candidate):

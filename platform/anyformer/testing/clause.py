@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import reprlib
+import sys
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -13,6 +15,8 @@ from torch import Tensor
 
 from anyformer.errors import AnyformerError, ContractError
 from anyformer.tokens import Stream, Tokens
+
+SECONDS, BYTES = 30, 2**30  # that one hostile value may cost
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,24 @@ class Clause:
                 raise
             except AnyformerError:
                 pass
+
+    @contextmanager
+    def in_bounds(self, what: str) -> Generator[None]:
+        """The body may take so much of a processor's time, and of memory beyond the most that the process has had."""
+        began, held = time.process_time(), _peak()
+        yield
+        seconds, more = time.process_time() - began, _peak() - held
+        self.require(seconds <= SECONDS, f"at most {SECONDS} s for {what}", f"{seconds:.0f} s")
+        self.require(more <= BYTES, f"at most {BYTES >> 20} MB for {what}", f"{more >> 20} MB")
+
+
+def _peak() -> int:
+    """Bytes of memory that this process has had at most; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _named(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ WRONG_KINDS: tuple[Any, ...] = (None, object(), 3 + 4j)
 """Values that are a raw value of no modality."""
 
 ODD_VALUES: tuple[Any, ...] = (
-    *("", " ", b"", [], {}, (), True, -1, 10**30, float("nan"), "x" * 1_000_001),
+    *("", " ", b"", [], {}, (), True, -1, 10**30, float("nan")),
+    *("x" * 10**6, "x" * 10**7, "seven foxes " * 10**6),
     *("no/such/file.xyz", Path("no/such/file.xyz"), Path(".")),
     *(np.zeros(0), np.zeros((0, 3), np.float32), np.zeros((1, 1, 1, 1, 1)), np.array(None)),
     *((), (None, None), (np.zeros((1, 0), np.float32), 0)),
@@ -45,7 +46,10 @@ def bent(raw: Any) -> Iterator[Any]:
         yield from _arrays(raw.numpy(force=True))
     elif is_dataclass(raw) and not isinstance(raw, type):
         for f in fields(raw):
-            yield from _constructed(getattr(raw, f.name), lambda part, f=f: replace(raw, **{f.name: part}))
+            yield from _constructed(
+                (None, *bent(getattr(raw, f.name))), lambda part, f=f: replace(raw, **{f.name: part})
+            )
+        yield from _constructed((0, 1), lambda length: _shortened(raw, length))
     elif isinstance(raw, tuple):
         for i, part in enumerate(raw):
             yield from ((*raw[:i], other, *raw[i + 1 :]) for other in (None, *bent(part)))
@@ -53,8 +57,14 @@ def bent(raw: Any) -> Iterator[Any]:
         yield from _NUMBERS
 
 
-def _constructed(part: Any, build: Callable[[Any], Any]) -> Iterator[Any]:
-    for other in (None, *bent(part)):
+def _shortened(raw: Any, length: int) -> Any:
+    """All of its arrays at once: a trajectory without a step, or with one."""
+    arrays = {f.name: getattr(raw, f.name) for f in fields(raw) if isinstance(getattr(raw, f.name), np.ndarray)}
+    return replace(raw, **{name: array[:length] for name, array in arrays.items()})
+
+
+def _constructed(others: Iterable[Any], build: Callable[[Any], Any]) -> Iterator[Any]:
+    for other in others:
         try:
             yield build(other)
         except Exception:  # the value's own class refuses the part before any tokenizer sees it
@@ -75,7 +85,8 @@ def _arrays(array: np.ndarray) -> Iterator[np.ndarray]:
     yield array.astype(object)
     yield array.astype(np.complex64)
     floating = np.issubdtype(array.dtype, np.floating)
-    for fill in (np.nan, np.inf, 1e38, -1) if floating else (0,):
+    whole = np.iinfo(array.dtype) if np.issubdtype(array.dtype, np.integer) else None
+    for fill in (np.nan, np.inf, 1e38, -1, 5.0) if floating else (0, whole.min, whole.max) if whole else (0,):
         spoilt = array.copy()
-        spoilt[..., -1:] = fill
+        spoilt[..., -1:] = fill  # of a trajectory's actions: one that its space lacks
         yield spoilt

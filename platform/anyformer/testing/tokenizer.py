@@ -318,13 +318,13 @@ def refuses_wrong_kinds(case: Case) -> None:
 
 
 def survives_hostile_values(case: Case) -> None:
-    """An odd value is encoded soundly or refused with one of anyformer's errors; nothing else escapes.
-    `length` may be content with a value that `encode` refuses: it need not read it whole."""
+    """An odd value is encoded soundly or refused with one of anyformer's errors, in bounded time and memory; nothing
+    else escapes. `length` may be content with a value that `encode` refuses: it need not read it whole."""
     clause = case.clause("survives hostile values", "Raise SampleError naming what is wrong with the value.")
     for raw in (*ODD_VALUES, *(value for good in case.raws[:2] for value in bent(good))):
-        with clause.accepts_or_refuses(f"length({shown(raw)})"):
+        with clause.in_bounds(f"length({shown(raw)})"), clause.accepts_or_refuses(f"length({shown(raw)})"):
             case.tokenizer.length(raw)
-        with clause.accepts_or_refuses(f"encode({shown(raw)})"):
+        with clause.in_bounds(f"encode({shown(raw)})"), clause.accepts_or_refuses(f"encode({shown(raw)})"):
             tokens = case.tokenizer.encode(raw)
             require_well_formed(case.plugin, case.tokenizer.streams, tokens, shown(raw))
             _require_length(case, raw, tokens)
