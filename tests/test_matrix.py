@@ -95,6 +95,16 @@ def test_a_run_that_stopped_goes_on(page, tmp_path, monkeypatch):
     assert trained == [1] and found.values == cell.values and found.chosen == cell.chosen
 
 
+def test_what_a_row_sets_itself_is_not_chosen_for_it(page, tmp_path):
+    """It is trained once a seed, and the page does not tell one of the tried values as its own."""
+    page["rows"]["random, frozen"]["per"] = {"words": {"model.lr": 0.003}}
+    said: list[str] = []
+    result = fill(Matrix.of(written(tmp_path, page | {"seeds": 1})), tmp_path / "out", None, 0, said.append)
+    own, swept = result["rows"]
+    assert own["chosen"] == {} and own["validation"] == {} and set(swept["chosen"]) == {"model.lr"}
+    assert "| random, frozen | the row's own |" in (tmp_path / "out" / "matrix.md").read_text()
+
+
 def test_beginnings_are_trained_once_and_only_their_stack_is_taken(page, tmp_path):
     said: list[str] = []
     page["rows"]["pre-trained, all"] = {"begin": page["rows"]["pre-trained, frozen"]["begin"]}

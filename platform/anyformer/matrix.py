@@ -122,9 +122,10 @@ class Matrix:
         settings = {**asked.set, **changes, **one.set, **one.per.get(column, {})}
         return (*one.begin, Step(one.experiment or asked.experiment, settings, take=one.take if one.begin else ()))
 
-    def choices(self) -> list[dict[str, Any]]:
-        """The settings of the sweep, one of them empty where there is none."""
-        return [{name: value} for name, values in self.sweep.items() for value in values] or [{}]
+    def choices(self, row: str, column: str) -> list[dict[str, Any]]:
+        """The settings of the sweep for a cell, one of them empty where there is none or the row says its own."""
+        own = {**self.rows[row].set, **self.rows[row].per.get(column, {})}
+        return [{name: value} for name, values in self.sweep.items() if name not in own for value in values] or [{}]
 
 
 def _row(path: Path, name: str, given: Any, columns: Mapping[str, Column]) -> Row:
@@ -164,7 +165,7 @@ class Run:
 
     def cell(self, row: str, column: str) -> Cell:
         matrix, metric = self.matrix, self.matrix.columns[column].metric
-        choices, seeds = matrix.choices(), range(self.first_seed, self.first_seed + matrix.seeds)
+        choices, seeds = matrix.choices(row, column), range(self.first_seed, self.first_seed + matrix.seeds)
         swept = choices if len(choices) > 1 else []
         tried = [self.judged(row, column, choice, self.first_seed, "validation") for choice in swept]
         goodness = [value if higher else -value for value, higher, _ in tried]
@@ -267,7 +268,8 @@ def page(matrix: Matrix, result: Mapping[str, Any]) -> str:
         (name,) = matrix.sweep
         tried = ", ".join(map(str, matrix.sweep[name]))
         lines += ["", f"`{name}`, chosen on the validation split at the first seed among {tried}:", "", *head]
-        lines += [_line(row, [str(cells[row, c]["chosen"].get(name)) for c in columns]) for row in matrix.rows]
+        chosen = lambda cell: str(cell["chosen"].get(name, "the row's own"))  # noqa: E731
+        lines += [_line(row, [chosen(cells[row, c]) for c in columns]) for row in matrix.rows]
     if matrix.conclusions:
         lines += ["", "## What it shows", "", matrix.conclusions.strip()]
     machine = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
