@@ -133,6 +133,38 @@ def rank(number: int, port: int, folder: str, steps: int, data: dict[str, Any], 
         torch.save({"weights": learned.state_dict(), "losses": losses}, Path(folder) / f"rank{number}.pt")
 
 
+def apart(number: int, port: int, folder: str, strategy: str, resume: bool, data: dict[str, Any]) -> None:
+    """A process's whole life: one of two ranks, whose checkpoint lies in `folder`."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(number), "NODE_RANK": "0"}
+    with registered():
+        torch.save(measured(folder, 6, resume, data, strategy=strategy, devices=2), Path(folder) / f"rank{number}.pt")
+
+
+def measured(folder: Path | str, steps: int, resume: bool, data: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A run's losses by micro-batch, task → (sum, count), and the held-out ones; a new run stops half-way."""
+    seen, learned = Seen(), learner(backbone={"dim": 16, "heads": 2, "depth": 2})
+    run = trainer(
+        folder, steps, [seen, *([] if resume else [stop_at(3)])], limit_val_batches=1.0, check_val_every_n_epoch=None,
+        val_check_interval=3 * more.get("accumulate_grad_batches", 1), num_sanity_val_steps=0, gradient_clip_val=0.5,
+        **more,
+    )  # fmt: skip
+    run.fit(learned, datamodule=mixture(**data), ckpt_path="last" if resume else None)
+    held_out = {name: float(value) for name, value in run.callback_metrics.items() if name.startswith("val/")}
+    kept = sum(getattr(p, "_local_tensor", p).numel() for p in learned.parameters())
+    return {"losses": seen.losses, "held out": held_out, "kept": kept}
+
+
+class Seen(L.Callback):
+    """Keeps the losses of every micro-batch."""
+
+    def __init__(self) -> None:
+        self.losses: list[dict[str, tuple[float, float]]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *rest) -> None:
+        self.losses.append({name: (float(loss.sum), loss.count) for name, loss in outputs["losses"].items()})
+
+
 def preload() -> Any:
     """The context of processes that have Lightning imported already; only the first one waits for that."""
     context = multiprocessing.get_context("forkserver")

@@ -236,11 +236,14 @@ class Mixture(L.LightningDataModule):
 class InOrder(DistributedSampler):
     """This rank's part of a fixed list of requests: every so-many-th, none twice.
 
-    A rank for which none is left takes the first, because all ranks must meet when the losses are added up.
+    own: how many they are. A rank that has fewer than others takes the first again and does not count it, because all
+    ranks must meet: when losses are added up, and where weights that are kept in parts are gathered.
     """
 
     def __init__(self, requests: Sequence, rank: int, ranks: int) -> None:
-        self.requests = requests[rank::ranks] or requests[:1]
+        mine, most = requests[rank::ranks], -(-len(requests) // ranks)
+        self.own = len(mine)
+        self.requests = [*mine, *([requests[0]] * (most - self.own))]
 
     def __iter__(self) -> Iterator:
         return iter(self.requests)

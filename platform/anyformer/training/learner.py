@@ -25,6 +25,7 @@ from anyformer.training.memory import Room
 from anyformer.training.mixture import keyed
 from anyformer.training.ranks import SignsOfLife
 from anyformer.training.schedules import make_schedule
+from anyformer.training.sharded import norm_of, shard
 from anyformer.training.tally import Tally, Term, task_means
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # weights stay in float32; the others need casts of the batch
@@ -119,6 +120,7 @@ class Learner(L.LightningModule):
         self._settle_what_trains(self._model)
         if self._joined is not self.mixture:
             self.beside, self._joined = self._new_beside(self._model), self.mixture
+        shard(self, self.trainer)
 
     def _settle_what_trains(self, model: Model) -> None:
         if self.freeze_parts:
@@ -232,7 +234,7 @@ class Learner(L.LightningModule):
         self.held_out.clear()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.held_out.add(batch, self.losses(ForwardPass(self.model, batch)))
+        self._judge(batch, batch_idx, self.trainer.val_dataloaders)
 
     def on_validation_epoch_end(self) -> None:
         self._log_held_out("val")
@@ -241,7 +243,7 @@ class Learner(L.LightningModule):
         self.held_out.clear()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.held_out.add(batch, self.losses(ForwardPass(self.model, batch)))
+        self._judge(batch, batch_idx, self.trainer.test_dataloaders)
 
     def on_test_epoch_end(self) -> None:
         self._log_held_out("test")
@@ -262,8 +264,8 @@ class Learner(L.LightningModule):
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Lightning calls this before every update, clipping or not."""
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
-        if not self.finite.agrees(self, optimizer, norm, self._window):
+        norm, number = norm_of([p.grad for p in self.trained if p.grad is not None])
+        if not self.finite.agrees(self, optimizer, number, self._window):
             return
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             torch.nn.utils.clip_grads_with_norm_(self.trained, gradient_clip_val, norm)
@@ -287,6 +289,12 @@ class Learner(L.LightningModule):
     def _key(self, *keys: int | str) -> int:
         """A seed that depends on the mixture's seed and these keys alone."""
         return int(keyed(self.mixture.seed, *keys).integers(2**62))
+
+    def _judge(self, batch: Batch, batch_idx: int, loader: Any) -> None:
+        """A rank goes along with the others through batches that are not its own."""
+        losses = self.losses(ForwardPass(self.model, batch))
+        if batch_idx < loader.sampler.own:
+            self.held_out.add(batch, losses)
 
     def _log_held_out(self, stage: str) -> None:
         """Each task's mean over all ranks; a rank may have seen batches of some tasks only."""
