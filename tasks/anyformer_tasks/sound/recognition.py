@@ -38,8 +38,8 @@ class SpeechRecognition(Task):
     text: the clips' field that says what is spoken; lowercase: all of it. alphabet: the characters of it that are kept;
     without one, all. joined: what a Joined says, for recordings of several clips of one speaker in a row.
     decoding: how a text is found, see Writing; {} is the likeliest path, or value, at every step. A model whose
-    objective hears on the source axis (`ctc_and_attention`, `sequence_to_sequence`) writes by attention, any other by
-    CTC.
+    objective reads the text that it has written (`ctc_and_attention`, `sequence_to_sequence`, `prefix`) writes by
+    attention, any other by CTC.
 
     A sample is {"audio": …, "text": …}. Errors are insertions, deletions and substitutions over what should have been
     said, of the whole split: texts weigh by their lengths.
@@ -120,9 +120,15 @@ class SpeechRecognition(Task):
         tokenizer = model.tokenizers[self.fields["text"]]
         spec, language = tokenizer.streams[0], self._language(model)
         prompts = prepared(NAME, self, model, asked)
-        write = by_ctc if all(prompt.source is None for prompt in prompts) else by_attention
+        write = by_attention if self._reads_its_text else by_ctc
         found = [torch.tensor(said, dtype=torch.int64) for said in write(model, prompts, spec, self._writing, language)]
         return [tokenizer.decode(Tokens.of(spec.name, said)) if len(said) else "" for said in found]
+
+    @property
+    def _reads_its_text(self) -> bool:
+        """Whether an example holds the text, and not only what is heard."""
+        bare, labelled = (self.objective.length({"audio": 1, "text": size}) for size in (0, 1))
+        return labelled > bare
 
     def _language(self, model: Model) -> Language | None:
         """What has a say in the text, beside what is heard."""

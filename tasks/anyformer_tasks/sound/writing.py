@@ -74,8 +74,8 @@ def by_ctc(
 def by_attention(
     model: Model, prompts: Sequence[Example], spec: StreamSpec, writing: Writing | None, language: Language | None
 ) -> list[Values]:
-    """Of each prompt, whose source is what is heard; no text has more values than that has slots. writing: None is the
-    likeliest value, one after the other."""
+    """Of each prompt, in which or in whose source is what is heard; no text has more values than that has slots.
+    writing: None is the likeliest value, one after the other."""
     if writing is not None:
         return [_searched(model, prompt, spec, writing, language) for prompt in prompts]
 
