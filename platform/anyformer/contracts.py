@@ -158,7 +158,8 @@ class Loss:
 
     def mean(self, counts: Mapping[str, float] | None = None) -> Tensor:
         """`Σ sum / count`. counts: a whole step's, by stream; without, each loss's own."""
-        return torch.stack([t.sum / (t.count if counts is None else counted(counts, t.over)) for t in self.terms]).sum()
+        means = [t.sum / (t.count if counts is None else counted(counts, t.over)) for t in self.terms]
+        return torch.stack(means).sum() if self.plus else means[0]
 
 
 @dataclass

@@ -91,6 +91,13 @@ class Learner(L.LightningModule):
         self.trained: list[nn.Parameter] = []  # what the optimiser was given
         self._window: list[Batch] = []  # the micro-batches since the last update
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes which hook it is in 40 times a step, and a module looks long at what it is given."""
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @property
     def mixture(self) -> Mixture:
         """The data module in use."""
@@ -156,9 +163,9 @@ class Learner(L.LightningModule):
                 )
 
     def configure_callbacks(self) -> list[Callback]:
-        """What every run has, unless the trainer was given its own."""
+        """What every run of several ranks has, unless the trainer was given its own."""
         own = any(isinstance(callback, SignsOfLife) for callback in vars(self.trainer)["callbacks"])
-        return [] if own else [SignsOfLife()]
+        return [] if own or self.trainer.world_size == 1 else [SignsOfLife()]
 
     def configure_optimizers(self) -> Any:
         self.trained = [p for p in self.parameters() if p.requires_grad]  # looked for once: it takes as long as a layer
@@ -184,6 +191,10 @@ class Learner(L.LightningModule):
             self.finite.begin(self)
         self._window.append(batch)
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """It is made in the memory of the processor."""
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         with self.room.needed(batch):
             return self._step(batch)
@@ -198,14 +209,17 @@ class Learner(L.LightningModule):
         losses = self.losses(forward)
         counts = self._counts_everywhere(batch.counts)
         weights = self.mixture.loss_weights
-        terms = [weights[t] * loss.mean(counts[t]) for t, loss in losses.items() if any(counts.get(t, {}).values())]
+        terms = [
+            _times(loss.mean(counts[t]), weights[t]) for t, loss in losses.items() if any(counts.get(t, {}).values())
+        ]
         total = torch.stack(terms).sum() if terms else forward.hidden.sum() * 0
         if self.trainer.world_size > 1:  # all ranks must use the same weights, or the gradient exchange waits for ever
             total = total + sum(parameter.sum() * 0 for parameter in self.beside.parameters())
         # Lightning divides by the accumulation and averages over ranks; the counts have done both already
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        balance = torch.stack(forward.balance).sum() if forward.balance else 0.0  # of this micro-batch: a plain mean
-        total = total * scale + balance
+        total = _times(total, scale)
+        if forward.balance:
+            total = total + torch.stack(forward.balance).sum()  # of this micro-batch: a plain mean
         return {"loss": total, "losses": self.finite.sound(batch, total, losses)}
 
     def losses(self, forward: ForwardPass) -> dict[str, Loss]:
@@ -220,15 +234,18 @@ class Learner(L.LightningModule):
         self.tally.add(batch, outputs["losses"])
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         if stepped and self.trainer._logger_connector.should_update_logs and self.tally.tokens:
-            seen = self.tally
-            self.log_dict(
-                {f"train/{name}": value for name, value in seen.means().items()}
-                | {f"train/{name}/share": seen.share(name) for name in seen.task_tokens}
-                | {f"train/{name}/tokens_per_second": seen.speed(name) for name in seen.task_tokens}
-                | {"train/tokens": float(self.tally.tokens), "lr": self.lr * self.rate(self.global_step - 1)},
-                batch_size=len(batch),
-            )
+            self._tell(self.tally)
             self.tally.clear()
+
+    def _tell(self, seen: Tally) -> None:
+        """Loggers and callbacks, as Lightning's LearningRateMonitor does it. What `self.log` is given once it goes
+        through again at every step."""
+        found = {f"train/{name}": value for name, value in seen.means().items()}
+        found |= {f"train/{name}/share": seen.share(name) for name in seen.task_tokens}
+        found |= {f"train/{name}/tokens_per_second": seen.speed(name) for name in seen.task_tokens}
+        found |= {"train/tokens": float(seen.tokens), "lr": self.lr * self.rate(self.global_step - 1)}
+        self.trainer._logger_connector.log_metrics(found)
+        self.trainer.callback_metrics.update(zip(found, torch.tensor([*found.values()]).unbind(), strict=True))
 
     def on_validation_epoch_start(self) -> None:
         self.held_out.clear()
@@ -268,7 +285,8 @@ class Learner(L.LightningModule):
         if not self.finite.agrees(self, optimizer, number, self._window):
             return
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            torch.nn.utils.clip_grads_with_norm_(self.trained, gradient_clip_val, norm)
+            if not number.item() + 1e-6 <= gradient_clip_val:  # else they would all be multiplied by 1
+                torch.nn.utils.clip_grads_with_norm_(self.trained, gradient_clip_val, norm)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
@@ -314,6 +332,11 @@ class Learner(L.LightningModule):
         terms = [(task, over) for task in self.mixture.tasks for over in (None, SLOTS, *self.model.specs)]
         here = torch.tensor([float(numbers.get(term, 0.0)) for term in terms], device=self.device)
         return dict(zip(terms, self.trainer.strategy.reduce(here, reduce_op="sum").tolist(), strict=True))
+
+
+def _times(loss: Tensor, factor: float) -> Tensor:
+    """A product with 1 changes nothing, and takes as long as any, forward and backward."""
+    return loss if factor == 1 else factor * loss
 
 
 def _seed(seed: int, device: torch.device) -> None:

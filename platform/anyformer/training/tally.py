@@ -45,8 +45,11 @@ class Tally:
         for name, loss in losses.items():
             for term in loss.terms:
                 key = (name, term.over)
-                self.sums[key] = self.sums.get(key, 0.0) + term.sum.detach()
-                self.counts[key] = self.counts.get(key, 0.0) + term.count
+                if key in self.sums:
+                    self.sums[key] += term.sum.detach()  # in place
+                    self.counts[key] += term.count
+                else:
+                    self.sums[key], self.counts[key] = term.sum.detach().clone(), term.count
 
     def means(self) -> dict[str, float]:
         """Mean loss of each task seen."""
