@@ -214,7 +214,21 @@ def test_scores_are_success_and_normalised_at_the_highest_target():
     assert task._measured(33.0, 20) == {"return@20": 33.0}
 
 
-@pytest.mark.parametrize("wrong", [{"best": 0.0}, {"context": 1}, {"references": [1.0]}, {"policies": []}])
+def test_any_environment_has_a_normalised_score():
+    """Without an expert the best that was recorded counts as 1; nothing does where it is no better than chance."""
+    told = Control("Lights-v0", ["random"], episodes=20, held_out=1, targets=[8])
+    chance, most = told._references
+    assert 1 < chance < 3 < most and [metric.name for metric in told.metrics] == ["return@8", "normalised"]
+    assert told._measured(most, 8)["normalised"] == 1 and told._measured(chance, 8)["normalised"] == 0
+    told._best_recorded, told.elite = chance, 0.5
+    del told._references
+    assert [metric.name for metric in told.metrics] == ["return@8"]
+    assert set(told.baselines()["return@8"]) == {"data mean", "cloning", "top 50 % cloning"}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"best": 0.0}, {"elite": 1.5}, {"context": 1}, {"references": [1.0]}, {"policies": []}]
+)
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match="expected"):
         Control("CartPole-v1", **{"policies": ["random"], **wrong})

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 SHOWN = 3  # episodes of each target
 HELD_OUT = 10  # of so many episodes in a file, one is held out for each held-out split
-ELITE = 0.1  # the part of episodes that the better of the clones learns from
 REFERENCE_SEEDS = range(900_000_000, 900_000_050)
 
 
@@ -44,12 +43,13 @@ class Control(Task):
     env: a gymnasium environment. policies: who is recorded, taking turns (`noisy:0.05`, see
     anyformer_tasks.control.policies); episodes: how many are. sources: episodes that are there already, files or Minari
     data sets (see anyformer_tasks.control.episodes), below `data_dir`. best: the part of training episodes, by return,
-    that is kept. targets: the returns that are asked for; by default the best that was recorded. context: steps in a
-    training segment and the most a model sees while it acts. held_out: start states in each held-out split.
-    success: the return from which an episode counts as one, by default what gymnasium calls solved. references: the
-    returns that count as 0 and 1 in the normalised score, by default those of a random and of the scripted expert's
-    policy. film: show episodes as moving pictures too. processes: in which environments are stepped while a model or a
-    clone acts, which changes nothing but the time; 0 steps them in this one. seed: of recording and of start states.
+    that is kept. elite: the part that the better of the clones beside the model learns from. targets: the returns that
+    are asked for; by default the best that was recorded. context: steps in a training segment and the most a model sees
+    while it acts. held_out: start states in each held-out split. success: the return from which an episode counts as
+    one, by default what gymnasium calls solved. references: the returns that count as 0 and 1 in the normalised score,
+    by default the mean of a random policy, and that of the scripted expert or, where there is none, the best that was
+    recorded. film: show episodes as moving pictures too. processes: in which environments are stepped while a model or
+    a clone acts, which changes nothing but the time; 0 steps them in this one. seed: of recording and of start states.
     """
 
     env: str = "CartPole-v1"
@@ -57,6 +57,7 @@ class Control(Task):
     episodes: int = 200
     sources: Sequence[str] = field(default_factory=list)
     best: float = 1.0
+    elite: float = 0.1
     targets: Sequence[float] = field(default_factory=list)
     context: int = 20
     held_out: int = 50
@@ -71,11 +72,12 @@ class Control(Task):
     modality: ClassVar[str] = "control"
 
     def __post_init__(self) -> None:
-        if min(self.episodes, self.held_out) < 1 or self.context < 2 or not 0 < self.best <= 1:
+        parts = self.best, self.elite
+        if min(self.episodes, self.held_out) < 1 or self.context < 2 or not 0 < min(parts) <= max(parts) <= 1:
             raise ConfigError(
-                f"control has episodes={self.episodes}, held_out={self.held_out}, context={self.context} and "
-                f"best={self.best}; expected at least 1 episode of each kind, a context of at least 2 steps, and a "
-                "part above 0."
+                f"control has episodes={self.episodes}, held_out={self.held_out}, context={self.context}, "
+                f"best={self.best} and elite={self.elite}; expected at least 1 episode of each kind, a context of at "
+                "least 2 steps, and parts above 0, at most 1."
             )
         if not self.policies and not self.sources:
             raise ConfigError("control has neither policies to record nor sources to read; expected one of them.")
@@ -92,7 +94,7 @@ class Control(Task):
     def metrics(self) -> tuple[Metric, ...]:  # ty: ignore[incompatible-property-override]
         """The return by target; of the highest target also success and the normalised score, where there are such."""
         names = [f"return@{target:g}" for target in self._targets]
-        names += ["success"] * (self._threshold is not None) + ["normalised"] * self._has_references
+        names += ["success"] * (self._threshold is not None) + ["normalised"] * (self._references is not None)
         return tuple(Metric(name, higher_is_better=True) for name in names)
 
     def examples(self, split: Split) -> Sequence[Sample]:
@@ -129,12 +131,12 @@ class Control(Task):
                 yield Score(sample.id, metric, value, 1.0, sample.cluster, mine)
 
     def baselines(self) -> Mapping[str, Mapping[str, float]]:
-        """What was recorded, on average, and clones without a memory of everything and of the best tenth, which act
-        from the same start states; the same for every target."""
+        """What was recorded, on average, and clones without a memory of everything and of the elite, which act from the
+        same start states; the same for every target."""
         recorded = list(self._gathered["train"].values())
         methods = {"data mean": [float(np.sum(episode.rewards)) for episode in recorded]}
         env = make_env(self.env)
-        for name, part in (("cloning", 1.0), (f"top {100 * ELITE:g} % cloning", ELITE)):
+        for name, part in (("cloning", 1.0), (f"top {100 * self.elite:g} % cloning", self.elite)):
             clone = Clone.of(best(recorded, part), env, self.seed)
             with self._stage([Wish(int(key)) for key in self._gathered["test"]]) as stage:
                 methods[name] = [float(e.rewards.sum()) for e in clone.play(stage.attempts, stage.step)]
@@ -151,7 +153,7 @@ class Control(Task):
         if target == max(self._targets):
             if "success" in names and self._threshold is not None:
                 measured["success"] = float(value >= self._threshold)
-            if "normalised" in names:
+            if "normalised" in names and self._references is not None:
                 nothing, everything = self._references
                 measured["normalised"] = (value - nothing) / (everything - nothing)
         return measured
@@ -177,24 +179,30 @@ class Control(Task):
     def _targets(self) -> tuple[float, ...]:
         if self.targets:
             return tuple(float(target) for target in self.targets)
-        return (max(float(np.sum(episode.rewards)) for episode in self._gathered["train"].values()),)
+        return (self._best_recorded,)
 
     @cached_property
     def _threshold(self) -> float | None:
         spec = make_env(self.env).spec
         return self.success if self.success is not None or spec is None else spec.reward_threshold
 
-    @property
-    def _has_references(self) -> bool:
-        return bool(self.references) or self.env in EXPERTS
-
     @cached_property
-    def _references(self) -> tuple[float, float]:
+    def _references(self) -> tuple[float, float] | None:
+        """What counts as 0 and as 1; None where nothing recorded is better than chance."""
         if self.references:
             return float(self.references[0]), float(self.references[1])
-        found = [record(self.env, [Policy.of(name)], REFERENCE_SEEDS) for name in ("random", "expert")]
-        nothing, everything = (float(np.mean([e.rewards.sum() for e in episodes])) for episodes in found)
-        return nothing, everything
+        if self.env in EXPERTS:
+            return self._reached("random"), self._reached("expert")
+        nothing, everything = self._reached("random"), self._best_recorded
+        return (nothing, everything) if everything > nothing else None
+
+    def _reached(self, policy: str) -> float:
+        episodes = record(self.env, [Policy.of(policy)], REFERENCE_SEEDS)
+        return float(np.mean([episode.rewards.sum() for episode in episodes]))
+
+    @cached_property
+    def _best_recorded(self) -> float:
+        return max(float(np.sum(episode.rewards)) for episode in self._gathered["train"].values())
 
     @cached_property
     def _recorded(self) -> dict[Split, dict[str, Episode]]:
