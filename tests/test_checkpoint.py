@@ -247,15 +247,6 @@ def test_what_is_no_checkpoint_is_named(tmp_path, make):
         af.load(tmp_path / "place")
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/last", Path("https://127.0.0.1:9/last"), "s3://run/last"])
-def test_nothing_is_read_from_a_url(url, monkeypatch):
-    """Nor is a connection opened: whoever wants what is there downloads it first."""
-    monkeypatch.setattr("socket.socket.connect", lambda *rest: pytest.fail("it goes out"))
-    for read in (af.load, checkpoint.read_trainer):
-        with pytest.raises(CheckpointError, match=r"last: nothing is read from a URL"):
-            read(url)
-
-
 def test_a_model_alone_cannot_be_resumed(tmp_path):
     af.save(new_model(), tmp_path / "model")
     with pytest.raises(CheckpointError, match="no trainer state"):

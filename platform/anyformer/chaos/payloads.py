@@ -21,6 +21,7 @@ import yaml
 
 from anyformer import checkpoint, presets
 from anyformer.architecture import read as read_model
+from anyformer.chaos.archives import HOSTILE, archived, member, served
 from anyformer.chaos.damage import _reseal, contents, small
 from anyformer.chaos.trial import Outcome
 from anyformer.errors import AnyformerError
@@ -44,7 +45,7 @@ def watched(folder: Path) -> Generator[list[str], None, None]:
         if not active:
             return
         if event in WATCHED or (event == "import" and str(arguments[0]).startswith("payload_")):
-            seen.append(f"{event} {arguments[0]!r:.80}")
+            seen.append(f"{event} {arguments[1 if event == 'socket.connect' else 0]!r:.80}")
         elif event == "open" and isinstance(arguments[0], str) and _writes(arguments):
             if not os.path.abspath(arguments[0]).startswith((str(folder), os.devnull)):
                 seen.append(f"writing {arguments[0]}")
@@ -251,14 +252,21 @@ def paths(index: int, folder: Path) -> Outcome:
     (folder / "outside").write_bytes(b"{}")
     before = contents(folder)
     with watched(inside) as seen:
-        number = index % (len(PATHS) + len(LINKS))
-        led = _name(number, inside) if number < len(PATHS) else _link(number - len(PATHS), folder, inside)
-        kind, name, taken = led
+        kind, name, taken = _led(index % (len(PATHS) + len(LINKS) + len(HOSTILE)), folder, inside)
     notes = {"payload": kind}
+    if kind == "archive":
+        seen = [what for what in seen if not what.startswith("socket.connect ('127.0.0.1'")]  # that was asked for
     outside = {n: c for n, c in contents(folder).items() if not n.startswith("inside/")}
     if seen or outside != {n: c for n, c in before.items() if not n.startswith("inside/")}:
         return Outcome(f"{kind} {name!r} led outside: {seen or sorted(outside)}", notes)
     return Outcome(f"{kind} {name!r} was taken" if taken else "", notes)
+
+
+def _led(number: int, folder: Path, inside: Path) -> tuple[str, str, bool]:
+    if number < len(PATHS):
+        return _name(number, inside)
+    number -= len(PATHS)
+    return _link(number, folder, inside) if number < len(LINKS) else _archive(number - len(LINKS), inside)
 
 
 def _name(index: int, inside: Path) -> tuple[str, str, bool]:
@@ -304,6 +312,15 @@ def _link(index: int, folder: Path, inside: Path) -> tuple[str, str, bool]:
         part.unlink()
         away.rename(part)
     return "link", name, taken
+
+
+def _archive(index: int, inside: Path) -> tuple[str, str, bool]:
+    """Something else than a file within it, in an archive that is fetched, behind a part of a checkpoint."""
+    name, part = list(HOSTILE.items())[index]
+    os.environ["XDG_CACHE_HOME"] = str(inside / "cache")
+    with served(inside) as address:
+        url = f"{address}/{archived(inside, 'run.tar', member('last/config.json'), part)}"
+        return "archive", name, _taken(lambda: checkpoint.load(url))
 
 
 def bombs(index: int, folder: Path) -> Outcome:

@@ -134,7 +134,7 @@ TRIALS: dict[str, Trial] = {
             36,
             f"{HERE}.payloads:configurations",
         ),
-        Trial("paths", "no name and no link leads outside", 49, f"{HERE}.payloads:paths"),
+        Trial("paths", "no name, no link and no archive leads outside", 57, f"{HERE}.payloads:paths"),
         Trial(
             "bad-plugins",
             "a plugin that misbehaves at import is named, and everything else works",

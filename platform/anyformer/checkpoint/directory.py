@@ -17,11 +17,11 @@ from safetensors.torch import save as tensors_to
 from torch import Tensor
 
 from anyformer.checkpoint.content import join, json_file, read_json, read_tensors, sha256, split, weights_file
+from anyformer.checkpoint.download import URL, downloaded
 from anyformer.errors import CheckpointError, NonFiniteError
 
 FORMAT = 1
 LAST = "last"
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # as a path it has one slash
 LEFT = re.compile(r"(old-)?[0-9a-f]{8}")  # what a crash leaves: not committed yet, or no longer
 
 
@@ -145,10 +145,9 @@ def trainer_of(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def resolve(path: str | Path) -> Path:
-    """The checkpoint directory meant by `path`: itself, its `last`, or what a crash left of it, with a warning."""
-    if URL.match(str(path)):
-        raise CheckpointError(f"{path}: nothing is read from a URL. Download the checkpoint, and give its directory.")
-    path = Path(path)
+    """The checkpoint directory meant by `path`: itself, its `last`, or what a crash left of it, with a warning. What a
+    URL means is downloaded first."""
+    path = downloaded(str(path)) if URL.match(str(path)) else Path(path)
     for candidate in (path, path / LAST):
         if _is_checkpoint(candidate):
             return candidate
