@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,15 +24,15 @@ from torch.nn import functional
 from anyformer.contracts import Tokenizer
 from anyformer.errors import ConfigError, TokenizerError
 from anyformer.tokens import Stream, StreamSpec, Tokens
-from anyformer_tokenizers.audio.clip import measure, resampled, waveform
+from anyformer_tokenizers.audio.clip import Extent, measure, resampled, waveform
 from anyformer_tokenizers.audio.conformer import Conformer, Subsampling
+from anyformer_tokenizers.audio.scaling import Edges, Whisper, scaling_of
 from anyformer_tokenizers.standardisation import STATISTICS, Standardisation
 
 if TYPE_CHECKING:
     from torchaudio.transforms import MelSpectrogram
 
 ENOUGH_FRAMES = 100_000  # a mean over these has settled; a corpus may hold millions
-RANGE = 1e-6, 1e6  # of mel power: the noise of 16 bits, and well above any full-scale sound
 
 
 @dataclass
@@ -48,8 +47,10 @@ class AudioTokenizer(Tokenizer):
     sample_rate: Hz. window (even), hop: samples. low, high: Hz, by default 0 and half the sample rate.
     subsampling: frames per slot, a power of two. layers, heads, kernel (slots, odd), dropout: the embedder's
     conformer blocks. max_seconds: longer clips raise LimitError before they are read.
+    scaling: `{type: whisper, pad: true}` makes Whisper's frames, floor(n / hop) of them, see `Whisper`.
 
-    `fit` learns a mean and a deviation for each mel band, and comes before encode and decode.
+    `fit` learns a mean and a deviation for each mel band, and comes before encode and decode, unless another scaling
+    has nothing to learn.
     """
 
     name: str = "audio"
@@ -65,12 +66,14 @@ class AudioTokenizer(Tokenizer):
     kernel: int = 15
     dropout: float = 0.0
     max_seconds: float = 600.0
+    scaling: dict[str, Any] = field(default_factory=dict)
 
     fidelity: ClassVar = "approximate"
 
     _learned: Standardisation | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        self._scaling = scaling_of(self.scaling)
         if min(self.sample_rate, self.mels, self.hop, self.layers + 1, self.heads, self.max_seconds) <= 0:
             raise ConfigError(f"{self}; expected every size, rate and limit to be positive.")
         if self.subsampling < 1 or self.subsampling & (self.subsampling - 1):
@@ -87,6 +90,11 @@ class AudioTokenizer(Tokenizer):
                 "expected 0 <= low < high <= half the sample rate."
             )
 
+    def config(self) -> dict[str, Any]:
+        """The settings; without `scaling` where it is the default, which older checkpoints did not write."""
+        settings = super().config()
+        return {k: v for k, v in settings.items() if k != "scaling"} if self._scaling.learns else settings
+
     @property
     def streams(self) -> tuple[StreamSpec, ...]:
         conformer = Conformer(self.mels, self.subsampling, self.layers, self.heads, self.kernel, self.dropout)
@@ -99,7 +107,7 @@ class AudioTokenizer(Tokenizer):
         SampleError: empty, not finite, an impossible rate, a damaged or cut file. LimitError: too long.
         TokenizerError: not fitted.
         """
-        frames = self._standard.apply(self.log_mel(self.wave(raw)))
+        frames = self._scale.apply(self.log_mel(self.wave(raw)))
         slots = torch.arange(Subsampling(self.subsampling)(len(frames)))
         return Tokens({self.name: Stream.whole(frames, slots)}, len(slots), slots[:, None])
 
@@ -111,7 +119,7 @@ class AudioTokenizer(Tokenizer):
         """
         from torchaudio.functional import griffinlim
 
-        power = self._standard.invert(self._frames_of(tokens)).clamp(*map(math.log, RANGE)).exp()
+        power = self._scaling.power(self._scale.invert(self._frames_of(tokens)))
         bank = self._mel_transform.mel_scale.fb
         spectrum = torch.linalg.lstsq(bank.T, power.T, driver="gelsd").solution.clamp(min=0)
         # The algorithm needs half a window of signal at least: repeat the last frame, then cut that off.
@@ -128,12 +136,12 @@ class AudioTokenizer(Tokenizer):
             length=None,
             rand_init=False,  # the same tokens, the same sound
         )
-        return wave[: (len(power) - 1) * self.hop + self.hop // 2].numpy()[None], self.sample_rate
+        return wave[: self._scaling.samples(len(power), self.hop)].numpy()[None], self.sample_rate
 
     def length(self, raw: Any) -> int:
         """ceil(frames / subsampling), from the number of samples and their rate; of a file, the header."""
-        samples = measure(raw, self.sample_rate, self.max_seconds).resampled(self.sample_rate)
-        return Subsampling(self.subsampling)(1 + samples // self.hop)
+        samples = self._scaling.heard(self._measured(raw).resampled(self.sample_rate), self.sample_rate)
+        return Subsampling(self.subsampling)(self._scaling.frames(samples, self.hop))
 
     def example(self, rng: np.random.Generator) -> tuple[Float[np.ndarray, "1 time"], int]:
         """A gliding tone in noise, 0.2 to 0.8 s."""
@@ -160,14 +168,19 @@ class AudioTokenizer(Tokenizer):
     # From samples to frames.
 
     def wave(self, raw: Any) -> Float[Tensor, " time"]:
-        """Mono samples at `sample_rate`."""
+        """Mono samples at `sample_rate`, as many as are heard."""
+        extent = self._measured(raw)
+        wave = resampled(waveform(raw, extent), extent.rate, self.sample_rate)
+        return functional.pad(wave, (0, self._scaling.heard(len(wave), self.sample_rate) - len(wave)))
+
+    def _measured(self, raw: Any) -> Extent:
         extent = measure(raw, self.sample_rate, self.max_seconds)
-        return resampled(waveform(raw, extent), extent.rate, self.sample_rate)
+        self._scaling.require(extent.item, extent.resampled(self.sample_rate), self.sample_rate, self.window)
+        return extent
 
     def log_mel(self, wave: Float[Tensor, " time"]) -> Float[Tensor, "frames mels"]:
-        """Natural logarithm of mel power, not yet normalised."""
-        power = self._mel_transform(wave)
-        return power.clamp(*RANGE).log().T.contiguous()
+        """The logarithm of mel power, natural unless `scaling` says otherwise, not yet normalised."""
+        return self._scaling.logarithm(self._mel_transform(wave).T).contiguous()
 
     @property
     def _highest(self) -> float:
@@ -175,7 +188,8 @@ class AudioTokenizer(Tokenizer):
 
     @property
     def _mel_transform(self) -> MelSpectrogram:
-        return mel_transform(self.sample_rate, self.window, self.hop, self.mels, self.low, self._highest)
+        edges = self._scaling.edges
+        return mel_transform(self.sample_rate, self.window, self.hop, self.mels, self.low, self._highest, edges)
 
     def _frames_of(self, tokens: Tokens) -> Float[Tensor, "frames mels"]:
         stream = tokens.streams.get(self.name)
@@ -192,10 +206,12 @@ class AudioTokenizer(Tokenizer):
 
     @property
     def fitted(self) -> bool:
-        return self._learned is not None
+        return self._learned is not None or not self._scaling.learns
 
     def fit(self, samples: Iterable[Any]) -> None:
         """Mean and standard deviation of each mel band, over the first samples that hold `ENOUGH_FRAMES`."""
+        if not self._scaling.learns:
+            return
         frames = _until(ENOUGH_FRAMES, (self.log_mel(self.wave(raw)) for raw in samples))
         self._learned = Standardisation.learned(frames, least=0.5)
 
@@ -203,10 +219,14 @@ class AudioTokenizer(Tokenizer):
         return {} if self._learned is None else {STATISTICS: self._learned.to_json()}
 
     def restore(self, state: Mapping[str, bytes]) -> None:
+        if not self._scaling.learns:
+            return super().restore(state)
         self._learned = Standardisation.from_json(state.get(STATISTICS), self.mels) if state else None
 
     @property
-    def _standard(self) -> Standardisation:
+    def _scale(self) -> Standardisation | Whisper:
+        if isinstance(self._scaling, Whisper):
+            return self._scaling
         if self._learned is None:
             raise TokenizerError(f"Tokenizer {self.name!r} is not fitted; call fit(samples) or restore(state).")
         return self._learned
@@ -222,7 +242,7 @@ def _until(enough: int, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 @lru_cache
-def mel_transform(rate: int, window: int, hop: int, mels: int, low: float, high: float) -> MelSpectrogram:
+def mel_transform(rate: int, window: int, hop: int, mels: int, low: float, high: float, edges: Edges) -> MelSpectrogram:
     """Power of Hann windows, summed in triangular bands (Slaney, Auditory Toolbox, 1998): linear below 1 kHz,
     so that no band falls between two frequencies. Made once per process, and so never pickled."""
     from torchaudio.transforms import MelSpectrogram
@@ -234,7 +254,7 @@ def mel_transform(rate: int, window: int, hop: int, mels: int, low: float, high:
         n_mels=mels,
         f_min=low,
         f_max=high,
-        pad_mode="constant",
+        pad_mode=edges,
         norm="slaney",
         mel_scale="slaney",
     )

@@ -1,0 +1,110 @@
+"""How the power of mel bands becomes the numbers a model reads: where a clip ends, which logarithm, which scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from anyformer.errors import ConfigError, SampleError, unknown
+
+RANGE = 1e-6, 1e6  # of mel power: the noise of 16 bits, and well above any full-scale sound
+
+Edges = Literal["constant", "reflect"]
+Bands = Float[Tensor, "frames mels"]
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """Natural logarithms, each band on a scale of its own that `fit` learns; silence is heard beyond both ends."""
+
+    learns: ClassVar[bool] = True
+    edges: ClassVar[Edges] = "constant"
+
+    def heard(self, samples: int, rate: int) -> int:
+        """How many samples are heard of a clip of so many."""
+        return samples
+
+    def require(self, item: str, samples: int, rate: int, window: int) -> None:
+        """SampleError for a clip that is too short."""
+
+    def frames(self, samples: int, hop: int) -> int:
+        """How many frames so many samples make."""
+        return 1 + samples // hop
+
+    def samples(self, frames: int, hop: int) -> int:
+        """Of the lengths that make so many frames, the middle one."""
+        return (frames - 1) * hop + hop // 2
+
+    def logarithm(self, power: Bands) -> Bands:
+        return power.clamp(*RANGE).log()
+
+    def power(self, logarithm: Bands) -> Bands:
+        return logarithm.clamp(*map(math.log, RANGE)).exp()
+
+
+@dataclass(frozen=True)
+class Whisper:
+    """Radford et al. 2022, arXiv:2212.04356 §2.2, as its code has it: the clip is mirrored beyond both ends, the last
+    frame is left out, and decimal logarithms from eight below the loudest up are divided by four. Nothing is learned.
+
+    pad: a clip is filled up with silence to so many `seconds`, or cut there, so that all have as many frames.
+    """
+
+    pad: bool = False
+    seconds: float = 30.0
+
+    learns: ClassVar[bool] = False
+    edges: ClassVar[Edges] = "reflect"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < math.inf:
+            raise ConfigError(f"scaling has seconds={self.seconds}; expected more than 0, such as 30.")
+
+    def heard(self, samples: int, rate: int) -> int:
+        return int(self.seconds * rate) if self.pad else samples
+
+    def require(self, item: str, samples: int, rate: int, window: int) -> None:
+        if self.heard(samples, rate) <= window // 2:
+            raise SampleError(
+                f"{item} has {samples} samples, too few to be mirrored at its ends; expected more than {window // 2}. "
+                "Drop it, or set pad: true in the tokenizer's scaling."
+            )
+
+    def frames(self, samples: int, hop: int) -> int:
+        return samples // hop
+
+    def samples(self, frames: int, hop: int) -> int:
+        return frames * hop + hop // 2
+
+    def logarithm(self, power: Bands) -> Bands:
+        return power[:-1].clamp(min=1e-10).log10()
+
+    def power(self, logarithm: Bands) -> Bands:
+        return 10 ** logarithm.clamp(-10, math.log10(RANGE[1]))
+
+    def apply(self, rows: Bands) -> Bands:
+        return (rows.clamp(min=float(rows.max()) - 8) + 4) / 4
+
+    def invert(self, rows: Bands) -> Bands:
+        return 4 * rows - 4
+
+
+Scaling = Standardised | Whisper
+SCALINGS: dict[str, type[Scaling]] = {"standardised": Standardised, "whisper": Whisper}
+
+
+def scaling_of(settings: Mapping[str, Any]) -> Scaling:
+    """By plain data, `{type: whisper, pad: true}`; the default is to standardise. ConfigError for what is misspelt."""
+    rest = dict(settings)
+    name = rest.pop("type", "standardised")
+    if name not in SCALINGS:
+        raise unknown("scaling", str(name), SCALINGS)
+    try:
+        return SCALINGS[name](**rest)
+    except TypeError as error:
+        raise ConfigError(f"scaling={dict(settings)}; expected the settings of {name!r} ({error}).") from error
