@@ -45,27 +45,31 @@ def heard(clip: Clip) -> str:
     return min(PITCH, key=lambda word: abs(PITCH[word] - peak))
 
 
-spoken = st.lists(st.sampled_from(sorted(PITCH)), min_size=1, max_size=8)
+answers = st.lists(st.sampled_from(sorted(PITCH)), min_size=1, max_size=8)
 
 
 @settings(max_examples=25, deadline=None)
-@given(words=spoken, seed=st.integers(0, 999))
+@given(words=answers, seed=st.integers(0, 999))
 def test_each_part_is_its_word(words, seed, tmp_path_factory):
-    """Nothing is lost: the parts follow each other from end to end, and each has its word alone."""
+    """Nothing is lost: the parts follow each other from end to end, each has its word alone, and what is around them is
+    silent and says nothing."""
     pauses = np.random.default_rng(seed).uniform(0.13, 0.4, len(words) + 1)
     wave = recording(words, pauses, seed)
     parts = words_of(clip_of(tmp_path_factory.mktemp("one"), words, wave), "text")
-    assert [part.told("text") for part in parts] == words == [heard(part) for part in parts]
+    spoken = [part for part in parts if part.told("text")]
+    assert [part.told("text") for part in spoken] == words == [heard(part) for part in spoken]
+    assert all(np.abs(part.wave()[0]).max() < 0.05 for part in parts if part not in spoken)
     assert all(one.span[1] == other.span[0] for one, other in itertools.pairwise(parts))
     assert (parts[0].span[0], parts[-1].span[1]) == (0, len(wave))
-    assert len({part.name for part in parts}) == len(words)
+    assert len({part.name for part in parts}) == len(parts)
     assert all(not isinstance(part.sound, str) for part in parts), "a part of a file is not the file"
 
 
 def test_a_click_is_no_word(tmp_path):
     wave = recording(["no", "yes"], [0.3, 0.3, 0.5])
     wave[-2000:-1900] += 0.3
-    assert [heard(part) for part in words_of(clip_of(tmp_path, ["no", "yes"], wave), "text")] == ["no", "yes"]
+    _, no, yes, _ = words_of(clip_of(tmp_path, ["no", "yes"], wave), "text")
+    assert (heard(no), heard(yes)) == ("no", "yes")
 
 
 def test_what_cannot_be_told_apart_is_left_out(tmp_path):
@@ -87,10 +91,13 @@ def test_words_are_laid_anew(tmp_path):
         soundfile.write(tmp_path / "yesno" / "waves_yesno" / name, wave, RATE)
     whole, cut = (SoundSet.named(name, str(tmp_path)) for name in ("yesno", "yesno-words"))
     for split in ("train", "validation", "test"):
-        assert [c.told("text") for c in cut.clips(split)] == " ".join(
-            c.told("text") for c in whole.clips(split)
-        ).split()
+        words = [clip.told("text") for clip in cut.clips(split)]
+        assert [word for word in words if word] == " ".join(c.told("text") for c in whole.clips(split)).split()
     task = SpeechRecognition("yesno-words", str(tmp_path), joined={"by": "set", "least": 1, "most": 4, "train": 40})
     assert {text.split()[0] for text in task.corpus("text")} == {"no", "yes"}
-    sample = task.examples("train")[0]
-    assert sample.values["audio"][0].shape[1] > 2000 * len(sample.values["text"].split())
+    recordings = task.examples("train")
+    for sample in (recordings[0], recordings[1]):
+        assert sample.values["audio"][0].shape[1] > 2000 * len(sample.values["text"].split()) > 0
+    pause = recordings._pause((0.5, 0.5), RATE, np.random.default_rng(0))
+    silences = np.concatenate([clip.wave()[0][0] for clip in recordings.silent])
+    assert len(pause) == RATE // 2 and np.isin(pause, silences).all(), "a pause is a piece of what says nothing"

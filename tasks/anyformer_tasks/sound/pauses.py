@@ -22,11 +22,14 @@ many parts as there should be."""
 BREATH = 0.08
 """Seconds: a shorter pause is within a word."""
 
+MARGIN = 15
+"""Frames before the first part and behind the last that are still theirs: a sound may begin softly."""
+
 
 def words_of(clip: Clip, field: str) -> list[Clip]:
-    """A clip for each part of a field's list, from the middle of the pause before it to the middle of the one behind;
-    the first and the last reach to the edges of the recording, so that its silences are heard too. None, where not as
-    many parts are told apart. ConfigError for a field that is no list."""
+    """A clip for each part of a field's list, from the middle of the pause before it to the middle of the one behind,
+    and of the silences before all and behind all one each that says nothing. None, where not as many parts are told
+    apart. ConfigError for a field that is no list."""
     parts = clip.fields.get(field)
     if not isinstance(parts, list):
         raise ConfigError(f"{clip.name}: the field {field!r} is {parts!r}; expected a list (`parted`), to cut it up.")
@@ -39,10 +42,12 @@ def words_of(clip: Clip, field: str) -> list[Clip]:
         return []
     spoken = sorted(sorted(found, key=lambda run: run[0] - run[1])[: len(parts)])  # the longest, in their order
     middles = [(one[1] + other[0]) // 2 * hop for one, other in itertools.pairwise(spoken)]
-    edges = [0, *middles, samples.shape[1]]
+    begin, end = max(0, spoken[0][0] - MARGIN) * hop, min(len(loud), spoken[-1][1] + MARGIN) * hop
+    edges = [0, begin, *middles, end, samples.shape[1]]
     return [
         replace(clip, name=f"{clip.name}#{number}", fields={**clip.fields, field: part}, span=span)
-        for number, (part, span) in enumerate(zip(parts, itertools.pairwise(edges), strict=True))
+        for number, (part, span) in enumerate(zip(["", *parts, ""], itertools.pairwise(edges), strict=True))
+        if span[0] < span[1]
     ]
 
 

@@ -18,8 +18,8 @@ from anyformer_tasks.sound.clip import Clip, Wave
 class Joined:
     """How a recording is put together: of `least` to `most` clips that share the field `by` (a speaker).
 
-    before, gap: the shortest and the longest pause, in seconds, at both ends and between two clips. noise: the
-    deviation of what is heard in it, where full scale is 1.
+    before, gap: the shortest and the longest pause, in seconds, at both ends and between two clips. What is heard in it
+    is a piece of a clip that says nothing or, where there is none, noise: its deviation, where full scale is 1.
     train, held_out: recordings in the training split and in each other one. seed: draws everything.
     """
 
@@ -52,8 +52,10 @@ class Recordings(MadeSamples):
         self.told, self.split, self.settings = told, split, settings
         self.groups: dict[str, list[Clip]] = {}
         self.waves: dict[str, Wave] = {}
+        self.silent = [clip for clip in clips if not told(clip)]
         for clip in clips:
-            self.groups.setdefault(clip.told(settings.by), []).append(clip)
+            if told(clip):
+                self.groups.setdefault(clip.told(settings.by), []).append(clip)
 
     def __len__(self) -> int:
         return self.settings.train if self.split == "train" else self.settings.held_out
@@ -77,10 +79,7 @@ class Recordings(MadeSamples):
         return [group[i] for i in rng.integers(len(group), size=count).tolist()], rng
 
     def _laid(self, clips: Sequence[Clip], rng: np.random.Generator) -> Wave:
-        for clip in clips:
-            if clip.name not in self.waves:
-                self.waves[clip.name] = clip.wave()
-        waves = [self.waves[clip.name] for clip in clips]
+        waves = [self._wave(clip) for clip in clips]
         rate = waves[0][1]
         parts = [self._pause(self.settings.before, rate, rng)]
         for number, (samples, own_rate) in enumerate(waves, 1):
@@ -92,5 +91,15 @@ class Recordings(MadeSamples):
             parts += [samples.mean(0), self._pause(self.settings.before if last else self.settings.gap, rate, rng)]
         return np.concatenate(parts)[None].astype(np.float32), rate
 
+    def _wave(self, clip: Clip) -> Wave:
+        if clip.name not in self.waves:
+            self.waves[clip.name] = clip.wave()
+        return self.waves[clip.name]
+
     def _pause(self, seconds: tuple[float, float], rate: int, rng: np.random.Generator) -> np.ndarray:
-        return self.settings.noise * rng.standard_normal(int(rng.uniform(*seconds) * rate))
+        size = int(rng.uniform(*seconds) * rate)
+        if not self.silent:
+            return self.settings.noise * rng.standard_normal(size)
+        nothing = self._wave(self.silent[rng.integers(len(self.silent))])[0].mean(0)
+        begin = int(rng.integers(len(nothing)))
+        return np.take(nothing, np.arange(begin, begin + size), mode="wrap")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+from jaxtyping import Float, Float64
 
 from anyformer.errors import ConfigError
 from anyformer_tasks.sound.clip import Wave
@@ -43,9 +44,18 @@ class Variation:
         factor = 10 ** (rng.uniform(-self.gain, self.gain) / 20)
         pace = math.exp(rng.uniform(-1, 1) * math.log1p(self.speed))
         begin = int(rng.integers(length)) if self.turned and length else 0
-        if pace == 1:
-            heard = np.roll(samples, -begin, axis=1)
-        else:
-            times = (begin + pace * np.arange(length)) % max(length, 1)
-            heard = np.stack([np.interp(times, np.arange(length), channel, period=length) for channel in samples])
+        heard = np.roll(samples, -begin, axis=1) if pace == 1 else between(samples, begin + pace * np.arange(length))
         return (factor * heard).astype(np.float32), rate
+
+
+def between(
+    samples: Float[np.ndarray, "channels time"], times: Float64[np.ndarray, " times"]
+) -> Float64[np.ndarray, "channels times"]:
+    """A recording at these times, in samples, on the line between two of them; behind its end it begins again.
+
+    >>> between(np.array([[0.0, 10.0, 20.0]]), np.array([0.5, 2.0, 2.5, 3.0])).tolist()
+    [[5.0, 20.0, 10.0, 0.0]]
+    """
+    whole = np.floor(times).astype(np.int64)
+    later, length = times - whole, samples.shape[1]
+    return samples[:, whole % length] * (1 - later) + samples[:, (whole + 1) % length] * later
