@@ -51,6 +51,6 @@ def test_two_checkpoints_are_reported_on_and_compared(tmp_path, capsys):
     report = Report.load(first)
     assert {result.modality for result in report.results} == {"text", "image", "audio", "control"}
     assert not report.failed and all(result.clusters for result in report.results)
-    assert run("compare", first, second) == 0
+    assert run("compare", first, second / "report.json") == 0
     said = capsys.readouterr().out
     assert "95 % interval" in said and all(name in said for name in page["tasks"]) and "no scores" not in said

@@ -161,8 +161,10 @@ class Report:
 
     @classmethod
     def load(cls, folder: Path | str) -> Report:
-        """Read what `save` wrote. ConfigError names a file that is missing or unreadable."""
+        """Read what `save` wrote, by its folder or its `report.json`. ConfigError names a file that is missing or
+        unreadable."""
         folder = Path(folder)
+        folder = folder.parent if folder.name == "report.json" else folder
         content = _read(folder / "report.json", json.loads)
         lines = _read(folder / "samples.jsonl", lambda text: [json.loads(line) for line in text.splitlines()])
         try:
