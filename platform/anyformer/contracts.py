@@ -285,11 +285,12 @@ class Study(Configured, ABC):
 def encode_fields(
     fields_: Mapping[str, str], tokenizers: Mapping[str, Tokenizer], values: Mapping[str, Any]
 ) -> dict[str, Tokens]:
-    """Tokens of each field present in `values`, in the order of `fields_`."""
+    """Tokens of each field present in `values`, in the order of `fields_`. What is encoded already stays so."""
     for name in values:
         if name not in fields_:
             raise unknown("field", name, fields_)
-    return {name: tokenizers[kind].encode(values[name]) for name, kind in fields_.items() if name in values}
+    there = {name: (kind, values[name]) for name, kind in fields_.items() if name in values}
+    return {n: raw if isinstance(raw, Tokens) else tokenizers[kind].encode(raw) for n, (kind, raw) in there.items()}
 
 
 def ready(task: Task, tokenizers: Mapping[str, Tokenizer]) -> Objective:

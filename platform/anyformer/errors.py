@@ -37,6 +37,10 @@ class CheckpointError(AnyformerError, RuntimeError):
     """A checkpoint directory is missing, damaged, or belongs to other tokenizers."""
 
 
+class ShardError(AnyformerError, RuntimeError):
+    """A prepared shard, or the manifest that lists it, is missing, damaged, or made of something else."""
+
+
 class WeightsError(AnyformerError, RuntimeError):
     """Published weights are missing, misshaped, of an unknown family, or say what is not built here."""
 

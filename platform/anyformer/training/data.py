@@ -6,7 +6,7 @@ import inspect
 import pickle
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from anyformer.errors import ConfigError, LimitError, nearest, unknown
 from anyformer.registry import make_task, tasks, tokenizers
 from anyformer.training.mixture import Plan, Ramp, Reference, Source
 from anyformer.training.preparation import Preparation, Windows
+from anyformer.training.shards.directory import Prepared, Samples
 from anyformer.training.unreadable import Unreadable
 from anyformer.training.workers import Loader
 
@@ -82,6 +83,8 @@ class Mixture(L.LightningDataModule):
     unreadable: what training does about a sample that cannot be read: `{"type": "stop"}` (default), or
     `{"type": "skip", "share": 0.001}`: it takes another one, until more than that share of a task's samples are bad.
     start: a checkpoint whose tokenizers take the place of those of the same name here, for a Learner with that `start`.
+    shards: a folder that `anyformer prepare` wrote from these tasks; the splits that it holds are read there, in the
+    order and with the tokenizers of raw data.
     """
 
     def __init__(
@@ -99,11 +102,14 @@ class Mixture(L.LightningDataModule):
         data_dir: str | None = None,
         unreadable: dict[str, Any] | None = None,
         modality_budgets: dict[str, int] | None = None,
+        shards: str | None = None,
     ) -> None:
         super().__init__()
+        self.prepared = None if shards is None else Prepared(shards)
         self.unreadable = Unreadable(unreadable or {})
         self.data_dir = data_dir
-        there = {} if start is None else load_tokenizers(start)
+        there = {} if self.prepared is None else self.prepared.tokenizers()
+        there |= {} if start is None else load_tokenizers(start)
         self.tokenizers: dict[str, Tokenizer] = make_tokenizers({n: there.get(n, s) for n, s in tokenizers.items()})
         self.tasks: dict[str, Task] = {}
         self.weights: dict[str, Ramp] = {}
@@ -113,6 +119,8 @@ class Mixture(L.LightningDataModule):
             self._add(name, _settings("task", name, settings))
         if not self.tasks:
             raise ConfigError("A mixture needs at least one task.")
+        if self.prepared is not None:
+            self.prepared.check(self.tasks, self.tokenizers)
         if temperature is not None and temperature <= 0:
             raise ConfigError(f"A mixture has {temperature=}; expected more than 0, or None to use the weights.")
         self.modality_budgets = modality_budgets or {}
@@ -148,6 +156,7 @@ class Mixture(L.LightningDataModule):
                 self.seed,
                 self.unreadable,
                 self.samples[name],
+                self._order(preparation, name),
             )
             for name in self.tasks
         ]
@@ -196,7 +205,13 @@ class Mixture(L.LightningDataModule):
         self.tasks[name] = task
 
     def _preparation(self, split: Split) -> Preparation:
-        return Preparation(self.tasks, self.tokenizers, split, self.seed, self.unreadable, self.samples)
+        return Preparation(self.tasks, self.tokenizers, split, self.seed, self.unreadable, self.samples, self.prepared)
+
+    def _order(self, preparation: Preparation, task: str) -> Callable[[int], Sequence[int]] | None:
+        """Shards say in which order they are read; a lot drawn from them is read in the order of a lot."""
+        samples = preparation.samples(task)
+        known = isinstance(samples, Samples) and self.samples[task] is None
+        return partial(samples.order, self.seed) if known else None
 
     def _weights(self, sources: Sequence[Source]) -> Sequence[float | Ramp]:
         if self.temperature is None:

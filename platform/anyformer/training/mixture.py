@@ -96,7 +96,8 @@ def lot(task: str, size: int, seed: int, few: int | None) -> Sequence[int]:
 class Source:
     """One task's training samples in shuffled passes, without end.
 
-    unreadable: whether a sample that cannot be measured is passed over. few: see `lot`.
+    unreadable: whether a sample that cannot be measured is passed over. few: see `lot`. order: of the samples of a pass
+    of this number, where they lie in shards; their lengths are looked up each time, for there may be very many.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Source:
         seed: int,
         unreadable: Unreadable | None = None,
         few: int | None = None,
+        order: Callable[[int], Sequence[int]] | None = None,
     ) -> None:
         if size == 0:
             raise ConfigError(f"Task {task!r} has no training samples.")
@@ -114,16 +116,24 @@ class Source:
         self.task, self.size, self.seed = task, len(self.indices), seed
         self._length, self._unreadable = length, unreadable or Unreadable({})
         self._lengths: dict[int, int | None] = {}
-        self._passes: dict[int, np.ndarray] = {}
+        self._passes: dict[int, Sequence[int] | np.ndarray] = {}
+        self._order = order
 
     def at(self, cursor: int) -> Reference:
         epoch, place = divmod(cursor, self.size)
         if epoch not in self._passes:
-            self._passes = {epoch: keyed(self.seed, "pass", self.task, epoch).permutation(self.size)}
+            self._passes = {epoch: self._pass(epoch)}
         return Reference(self.task, self.indices[int(self._passes[epoch][place])], epoch)
+
+    def _pass(self, epoch: int) -> Sequence[int] | np.ndarray:
+        if self._order is not None:
+            return self._order(epoch)
+        return keyed(self.seed, "pass", self.task, epoch).permutation(self.size)
 
     def length(self, index: int) -> int | None:
         """None for a sample that cannot be measured and is passed over."""
+        if self._order is not None:
+            return self._length(index)
         if index not in self._lengths:
             try:
                 self._lengths[index] = self._length(index)

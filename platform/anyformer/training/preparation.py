@@ -14,6 +14,7 @@ from anyformer.batch import Batch, Example, counts_together, pack
 from anyformer.contracts import Objective, Sample, Split, Task, Tokenizer, prepare, ready
 from anyformer.errors import SampleError, unknown
 from anyformer.training.mixture import Chance, Reference, keyed, lot
+from anyformer.training.shards.directory import Prepared, Samples
 from anyformer.training.unreadable import Found, Unreadable
 
 TRIES = 100  # other samples that are tried in the place of one that cannot be read
@@ -29,6 +30,7 @@ class Preparation:
     window: the micro-batches of one optimiser step; each of them is stamped with the counts of them all.
     unreadable: whether training goes on without a sample that cannot be read; held-out samples must all be sound.
     few: of which tasks only some of the training samples take part, see `lot`.
+    prepared: shards that stand for the splits that they hold.
     """
 
     tasks: Mapping[str, Task]
@@ -37,6 +39,7 @@ class Preparation:
     seed: int
     unreadable: Unreadable = field(default_factory=lambda: Unreadable({}))
     few: Mapping[str, int | None] = field(default_factory=dict)
+    prepared: Prepared | None = None
     _latest: tuple = field(default=((), ()), repr=False)
     _held: int = 0
 
@@ -58,12 +61,17 @@ class Preparation:
 
     def samples(self, task: str) -> Sequence[Sample]:
         if task not in self._samples:
-            self._samples[task] = self.tasks[task].examples(self.split)
+            there = self.prepared is not None and self.prepared.holds(task, self.split)
+            source = self.prepared.samples if there else lambda name, split: self.tasks[name].examples(split)
+            self._samples[task] = source(task, self.split)
         return self._samples[task]
 
     def length(self, task: str, index: int) -> int:
         """The most slots that a sample's example fills, before encoding it."""
-        sample, fields = self.samples(task)[index], self.tasks[task].fields
+        samples, fields = self.samples(task), self.tasks[task].fields
+        if isinstance(samples, Samples):
+            return self._objectives[task].length(samples.lengths(index))
+        sample = samples[index]
         for name in sample.values:
             if name not in fields:
                 raise unknown(f"field of task {task!r}, sample {sample.id!r}:", name, fields)
