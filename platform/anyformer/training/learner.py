@@ -182,6 +182,9 @@ class Learner(L.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        self.tally.clear()  # what went before the first step is not its time
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         accumulation = self.trainer.accumulate_grad_batches
         # dropout depends on (seed, step, rank) alone, so a resumed step drops what the first one dropped

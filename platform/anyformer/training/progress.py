@@ -36,8 +36,10 @@ class ProgressLines(ProgressBar):
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.tally.clear()
         self._since = time.monotonic()
-        parameters = sum(p.numel() for p in pl_module.parameters())
-        self._say(f"training {parameters / 1e6:.2f} M parameters on {', '.join(pl_module.mixture.tasks)}")
+        every = list(pl_module.parameters())
+        trained, held = (sum(p.numel() for p in every if p.requires_grad == learns) for learns in (True, False))
+        frozen = f" ({held / 1e6:.2f} M frozen)" if held else ""
+        self._say(f"training {trained / 1e6:.2f} M parameters{frozen} on {', '.join(pl_module.mixture.tasks)}")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
