@@ -75,7 +75,7 @@ class Entry(nn.Module):
         x = self.norm(x if where is None else x + where)
         if self.shift is not None:
             x = x + self.shift
-        return self.project(self.dropout(x))
+        return self.project(self.dropout(x) if self.training else x)
 
 
 def _initialise(backbone: Backbone) -> None:

@@ -129,6 +129,16 @@ class Mask:
         """No query sees any key: there is none, or all are hidden."""
         return self.keys[document] == 0 or (not self.autoregressive and self.prefix[document] == 0)
 
+    @cached_property
+    def is_even(self) -> bool:
+        """All documents have as many queries as each other, and as many keys."""
+        return len(set(self.queries)) == len(set(self.keys)) == 1
+
+    @cached_property
+    def is_step(self) -> bool:
+        """One more query for every document, which sees itself at least."""
+        return self.autoregressive and set(self.queries) == {1}
+
     @property
     def hides_later_keys(self) -> bool:
         """Some query may not see a key because it stands behind it."""

@@ -102,7 +102,6 @@ class Hypothesis:
     log_probabilities: Float32[Tensor, " values"]
 
 
-@torch.no_grad()
 def search(
     network: Network, prompts: Sequence[Example], stream: str, settings: Beams, end: int | EllipsisType | None = ...
 ) -> list[list[Hypothesis]]:
@@ -112,6 +111,15 @@ def search(
         raise ConfigError(f"end={end}; expected a value of stream {stream!r}, from 0 to {spec.width - 1}, or None.")
     if not prompts:
         return []
+    with torch.inference_mode():
+        searches = _searched(network, prompts, stream, settings, end)
+    return [_best(stream, each, settings.returns) for each in searches]
+
+
+def _searched(
+    network: Network, prompts: Sequence[Example], stream: str, settings: Beams, end: int | None
+) -> list[list[Search]]:
+    """Each prompt's searches, one for each group, done."""
     session = begun(network, prompts)
     session.select([prompt for prompt in range(len(prompts)) for _ in range(settings.beams)])  # beams side by side
     searches = [[Search(settings, end, *behind(p.tokens, stream)) for _ in range(settings.groups)] for p in prompts]
@@ -124,29 +132,31 @@ def search(
         session.select(rows)  # what is done leaves the session
         runs = [(run.values[-1], one.position) for each in going for one in each for run in one.live]
         session.append_values(stream, *zip(*runs, strict=True))
-    return [_best(stream, each, settings.returns) for each in searches]
+    return searches
 
 
 def _advance(going: Sequence[Sequence[Search]], logits: Float[Tensor, "rows vocab"], settings: Beams) -> list[int]:
     """One more value for every group of every prompt; the session's rows to go on with, of groups that are not done."""
     nats = logits.float().log_softmax(-1)
-    lost = ~nats.amax(-1).isfinite()  # before the rules: theirs may leave a beam no value
-    for rule in settings.rules:
-        nats = rule(nats, [[*one.given, *run.values] for each in going for one in each for run in one.live])
-    nats = nats.masked_fill(lost[:, None], torch.nan)
+    if settings.rules:
+        lost = nats.isnan().any(-1, keepdim=True)  # before the rules: theirs may leave a beam no value
+        for rule in settings.rules:
+            nats = rule(nats, [[*one.given, *run.values] for each in going for one in each for run in one.live])
+        nats = nats.masked_fill(lost, torch.nan)
     width, at = settings.beams // settings.groups, 0
     starts = {}
     for one in (one for each in going for one in each):
         starts[one], at = at, at + width
-    cost = nats.new_zeros(len(going), nats.shape[1])
+    cost = nats.new_zeros(len(going), nats.shape[1]) if settings.diversity else None
     rows: dict[Search, list[int]] = {}
     for turn in range(max(map(len, going))):
         now = [(number, each[turn]) for number, each in enumerate(going) if turn < len(each)]
         numbers = torch.tensor([number for number, _ in now])
-        beams = torch.cat([torch.arange(starts[one], starts[one] + width) for _, one in now]).to(nats.device)
-        found = _turn([one for _, one in now], nats[beams], cost[numbers.to(nats.device)], width)
+        own = [nats.narrow(0, starts[one], width) for _, one in now]
+        price = None if cost is None else cost[numbers.to(nats.device)]
+        found = _turn([one for _, one in now], torch.stack(own) if len(own) > 1 else own[0][None], price)
         rows |= {one: [starts[one] + row for row in kept] for (_, one), kept in zip(now, found, strict=True)}
-        if settings.diversity:
+        if cost is not None:
             said = [(number, run.values[-1]) for number, one in now for run in one.live]
             where = torch.tensor(said).T.to(nats.device)
             cost.index_put_((where[0], where[1]), cost.new_tensor(settings.diversity), accumulate=True)
@@ -154,29 +164,28 @@ def _advance(going: Sequence[Sequence[Search]], logits: Float[Tensor, "rows voca
 
 
 def _turn(
-    going: Sequence[Search], nats: Float[Tensor, "rows vocab"], cost: Float[Tensor, "searches vocab"], width: int
+    going: Sequence[Search],
+    nats: Float[Tensor, "searches width vocab"],
+    cost: Float[Tensor, "searches vocab"] | None,
 ) -> list[list[int]]:
     """One more value for one group of each prompt; which of its own beams each goes on with.
 
     The best candidates are sought among all of a group's beams x vocabulary, and twice as many as beams: each beam can
     end in one way only, so enough of them go on.
     """
-    vocabulary = nats.shape[1]
-    totals = nats + torch.cat([one.totals for one in going]).to(nats.device)[:, None]
-    totals, nats = totals.reshape(len(going), -1), nats.reshape(len(going), -1)
-    ranked, places = (totals - cost.repeat(1, width)).topk(min(2 * width, width * vocabulary))
-    chosen = (ranked, totals.gather(1, places), nats.gather(1, places), places)
+    width, vocabulary = nats.shape[1:]
+    totals = nats + torch.stack([one.totals for one in going]).to(nats.device)[..., None]
+    ranked = (totals if cost is None else totals - cost[:, None]).flatten(1)
+    ranked, places = ranked.topk(min(2 * width, width * vocabulary))
+    chosen = (ranked, totals.flatten(1).gather(1, places), nats.flatten(1).gather(1, places), places)
     ranked, best, said, places = torch.stack([each.double() for each in chosen]).cpu()  # in one piece
-    kept = []
+    ranked, best, kept = ranked.float(), best.float(), []
     for number, one in enumerate(going):
-        parents = (places[number].long() // vocabulary).tolist()
-        values = (places[number].long() % vocabulary).tolist()
+        where = [divmod(int(place), vocabulary) for place in places[number].tolist()]
         candidates = [
-            one.live[parent].then(value, nat)
-            for parent, value, nat in zip(parents, values, said[number].tolist(), strict=True)
+            one.live[parent].then(value, nat) for (parent, value), nat in zip(where, said[number].tolist(), strict=True)
         ]
-        goes_on = one.advance(candidates, best[number].float(), ranked[number].float())
-        kept.append([parents[place] for place in goes_on])
+        kept.append([where[place][0] for place in one.advance(candidates, best[number], ranked[number])])
     return kept
 
 

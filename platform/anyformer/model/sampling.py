@@ -108,12 +108,11 @@ class Sampling:
     def choose(self, logits: Logits, said: Histories, dice: Dice) -> Int64[Tensor, " rows"]:
         """A value for each row; -1 where the rules leave none."""
         weighed = self.weigh(logits, said)
-        if self.temperature == 0:
-            values = weighed.argmax(-1)
-        else:
+        best, values = weighed.max(-1)
+        if self.temperature:
             rolled = dice.roll(range(len(weighed)), weighed.device)
             values = drawn(weighed.double().softmax(-1), rolled)
-        return values.masked_fill(weighed.amax(-1) == -torch.inf, -1)
+        return values.masked_fill(best == -torch.inf, -1) if self.rules else values
 
     def speak(self, session: Session, answers: Sequence[Answer]) -> Iterator[list[list[Said]]]:
         """Round by round what is said behind each prompt, until all answers are done."""
@@ -147,16 +146,14 @@ def drawn(weights: Float64[Tensor, "rows vocab"], rolled: Float64[Tensor, " rows
 
 def log_probabilities(logits: Logits, values: Int64[Tensor, " rows"]) -> Float[Tensor, " rows"]:
     """Of these values by these logits; NaN where the logits are no distribution."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    total = logits.logsumexp(-1)
-    nats = logits.gather(-1, values.clamp(min=0)[:, None])[:, 0] - total
-    return nats.masked_fill(~total.isfinite(), torch.nan)
+    nats = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    return nats.gather(-1, values.clamp(min=0)[:, None])[:, 0]
 
 
 def checked(stream: str, values: Tensor, nats: Tensor, numbers: Sequence[int]) -> list[Said]:
     """Values and their log probabilities off the device, in one piece; an error for a sequence that has none. numbers:
     what the sequences are called in it."""
-    pairs = torch.stack((values.double(), nats.double())).T.tolist()
+    pairs = torch.stack((values.double(), nats.double()), 1).tolist()
     for number, (value, nat) in zip(numbers, pairs, strict=True):
         if nat != nat:
             raise NonFiniteError(

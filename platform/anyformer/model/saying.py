@@ -109,10 +109,10 @@ def _rounds(
     network: Network, prompts: Sequence[Example], strategy: Strategy, answers: Sequence[Answer]
 ) -> Iterator[list[list[Said]]]:
     """Without gradients while it works; whoever listens keeps their own mode in between."""
-    with torch.no_grad():
+    with torch.inference_mode():
         rounds = strategy.speak(begun(network, prompts), answers)
     while True:
-        with torch.no_grad():
+        with torch.inference_mode():
             found = next(rounds, None)
         if found is None:
             return

@@ -76,9 +76,10 @@ class Session:
         network = self.network
         x = network.embed_each(stream, torch.tensor(values, device=network.device))
         where = torch.tensor(positions, device=network.device)[:, None]
-        for had, value, slot in zip(self.had, values, self.lengths, strict=True):
-            had.append((slot, stream, value))
-        return self._read(x, where, (1,) * len(values), None)
+        hidden = self._read(x, where, (1,) * len(values), None)
+        for had, value, length in zip(self.had, values, self.lengths, strict=True):
+            had.append((length - 1, stream, value))
+        return hidden
 
     def _read(
         self,

@@ -42,7 +42,7 @@ def attend(
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if k.dim() == 4:
-        if bias is None and not dropout and not _forced and _is_step(mask):
+        if bias is None and not dropout and not _forced and mask.is_step:
             return _stepped(q, k, v, mask, scale)
         k, v = packed(k, mask), packed(v, mask)
     if sum(mask.queries) != len(q) or sum(mask.keys) != len(k):
@@ -62,11 +62,6 @@ def _default_backend(q: Tensor, bias: Bias | None, dropout: float) -> str:
     return "flex" if q.is_cuda and bias is None and not dropout else "documents"
 
 
-def _is_step(mask: Mask) -> bool:
-    """One more token for every document, which sees itself at least."""
-    return mask.autoregressive and set(mask.queries) == {1}
-
-
 def _stepped(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
     """All documents in one call, from where their keys and values are kept. Query heads that share keys are so many
     queries of them."""
@@ -78,7 +73,7 @@ def _stepped(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tenso
 def _seen_by_last(mask: Mask, device: torch.device) -> Bool[Tensor, "documents 1 1 keys"] | None:
     """None where all see all."""
     everyone = range(len(mask.queries))
-    if len(set(mask.keys)) == 1 and all(map(mask.is_full, everyone)):
+    if mask.is_even and all(map(mask.is_full, everyone)):
         return None
     return mask.visible_together(everyone)[:, None].to(device)
 

@@ -64,7 +64,7 @@ class Attention(nn.Module):
         return q, k, v
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Bias | None, context: Context) -> Tensor:
-        if f"{self.site}.weights" in context.probe:
+        if context.probe and f"{self.site}.weights" in context.probe:
             keys = packed(k, mask) if k.dim() == 4 else k
             context.see(f"{self.site}.weights", self.layer, attention_weights(q, keys, mask, self.scale, bias))
         dropout = self.dropout if self.training else 0.0

@@ -25,7 +25,7 @@ class Cache:
         self, layers: int, documents: int, kv_heads: int, head_dim: int, *, rank: int, capacity: int, like: Tensor
     ) -> None:
         self.lengths = [0] * documents
-        self.store = like.new_zeros(layers, 2, documents, kv_heads, capacity, head_dim)
+        self.keep(like.new_zeros(layers, 2, documents, kv_heads, capacity, head_dim))
         self.positions = torch.zeros(documents, capacity, rank, dtype=torch.int64, device=like.device)
         self.alike = torch.zeros(documents, documents, dtype=torch.int64)  # how many first slots two sequences share
         self.source: dict[int, Pair] = {}
@@ -41,13 +41,17 @@ class Cache:
         needed = max(have + more for have, more in zip(self.lengths, queries, strict=True))
         if needed > self.capacity:
             capacity = max(needed, 2 * self.capacity)
-            self.store = _longer(self.store, 4, capacity)
+            self.keep(_longer(self.store, 4, capacity))
             self.positions = _longer(self.positions, 1, capacity)
 
     def mask(self, queries: tuple[int, ...], prefix: tuple[int, ...] | None = None) -> Mask:
         """The mask of these many new tokens behind what is cached; `prefix` counts from each sequence's start."""
         keys = tuple(have + more for have, more in zip(self.lengths, queries, strict=True))
         return Mask(queries, keys, prefix or (0,) * len(keys))
+
+    def keep(self, store: Float[Tensor, "layers 2 documents kv_heads capacity head_dim"]) -> None:
+        """Have this as room, and that of each layer's keys and values at hand."""
+        self.store, self.rooms = store, [layer.unbind(0) for layer in store.unbind(0)]
 
     def advance(self, queries: tuple[int, ...]) -> None:
         self.lengths = [have + more for have, more in zip(self.lengths, queries, strict=True)]
@@ -87,16 +91,17 @@ class Cache:
     ) -> Pair:
         """Write new keys and values; returns all of them: as they came where nothing was there before, else as they
         are kept, `[documents, kv_heads, longest, head_dim]`, each document's `mask.keys` first."""
-        longest, kept = max(mask.keys), self.store[layer].unbind(0)
-        for room, new in zip(kept, (keys, values), strict=True):
-            _write(room.transpose(1, 2), new, mask)
+        k, v = self.rooms[layer]
+        _write(k, keys, mask)
+        _write(v, values, mask)
         if mask.queries == mask.keys:
             return keys, values
-        return kept[0].narrow(2, 0, longest), kept[1].narrow(2, 0, longest)
+        longest = max(mask.keys)
+        return k.narrow(2, 0, longest), v.narrow(2, 0, longest)
 
     def place(self, positions: Int64[Tensor, "tokens rank"], mask: Mask) -> Int64[Tensor, "keys rank"]:
         """Write the new tokens' positions; returns every key's."""
-        _write(self.positions, positions, mask)
+        _write(self.positions[:, None], positions[:, None], mask)
         return torch.cat([each[:count] for each, count in zip(self.positions, mask.keys, strict=True)])
 
     def remember(self, layer: int, lengths: tuple[int, ...], make: Callable[[], Pair]) -> Pair:
@@ -113,7 +118,7 @@ class Cache:
         stored = self.store.narrow(4, first, count).index_select(2, rows)
         if len(rows) != len(self.lengths):
             layers, two, _, *sizes = self.store.shape
-            self.store = self.store.new_zeros(layers, two, len(rows), *sizes)
+            self.keep(self.store.new_zeros(layers, two, len(rows), *sizes))
             self.positions = self.positions.new_zeros(len(rows), *self.positions.shape[1:])
         self.positions.narrow(1, first, count).copy_(places)
         self.store.narrow(4, first, count).copy_(stored)
@@ -131,12 +136,12 @@ def packed(kept: Float[Tensor, "documents kv_heads longest head_dim"], mask: Mas
 
 
 def _write(room: Tensor, new: Tensor, mask: Mask) -> None:
-    """New rows `[tokens, …]` into `room [documents, capacity, …]`, behind what each document has."""
-    more, total = mask.queries[0], mask.keys[0]
-    if len(set(mask.keys)) == 1 and len(set(mask.queries)) == 1:  # every sequence at the same length
-        room.narrow(1, total - more, more).copy_(new.view(len(mask.keys), more, *new.shape[1:]))
+    """New rows `[tokens, heads, …]` into `room [documents, heads, capacity, …]`, behind what each document has."""
+    if mask.is_even and mask.is_step:
+        room.select(2, mask.keys[0] - 1).copy_(new)
     else:
-        room.index_put_(mask.kept(("places", room.device), lambda: _places(mask, room.device)), new.to(room.dtype))
+        places = mask.kept(("places", room.device), lambda: _places(mask, room.device))
+        room.transpose(1, 2).index_put_(places, new.to(room.dtype))
 
 
 def _places(mask: Mask, device: torch.device) -> Pair:

@@ -74,7 +74,7 @@ class TablePositions(PositionScheme):
         self.tables = nn.ParameterList(nn.Parameter(table, requires_grad=trained) for table in tables)
 
     def embed(self, positions):
-        rows = positions + self.offset
+        rows = positions + self.offset if self.offset else positions
         if rows.numel() and int(rows.max()) >= self.size:
             raise SampleError(
                 f"A token stands at position {int(positions.max())}, but the table of positions ends at "

@@ -17,13 +17,31 @@ def linear(
 ) -> Float[Tensor, "rows width"]:
     """x Wᵀ + b.
 
-    A single row, as when one sequence is generated, goes on a CPU as a product of a matrix and a vector: that reads
-    the weights as fast as they come from memory, in two thirds of the time that a product of matrices takes for it.
+    Few rows, as in a step of generation, cost a CPU what reading the weights costs, if they are read well. One row is
+    a product of a matrix and a vector, which reads them as fast as they come from memory; a product of matrices takes
+    up to half as long again. Some more rows, in float32, go through the weights in blocks: that saves a fifth to a
+    quarter at 4 and 8 rows, and nothing at 2 and 16.
     """
-    if x.shape[0] != 1 or x.dim() != 2 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    rows = x.shape[0]
+    if rows > FEW or x.dim() != 2 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
-    row = x.view(-1)
-    return (torch.mv(weight, row) if bias is None else torch.addmv(bias, weight, row)).view(1, -1)
+    if rows == 1:
+        row = x.select(0, 0)
+        return (torch.mv(weight, row) if bias is None else torch.addmv(bias, weight, row)).unsqueeze(0)
+    if rows > 2 and x.dtype == torch.float32 and weight.shape[0] % BLOCK == 0 and not torch.is_grad_enabled():
+        return _in_blocks(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+FEW, BLOCK = 8, 64
+"""Rows up to which a product of matrices reads weights badly, and outputs of a block: measured on one core."""
+
+
+def _in_blocks(x: Tensor, weight: Tensor, bias: Tensor | None) -> Float[Tensor, "rows width"]:
+    rows = x.expand(weight.shape[0] // BLOCK, -1, -1)
+    blocks = weight.view(-1, BLOCK, weight.shape[1]).mT
+    said = torch.bmm(rows, blocks) if bias is None else torch.baddbmm(bias.view(-1, 1, BLOCK), rows, blocks)
+    return said.transpose(0, 1).reshape(x.shape[0], -1)
 
 
 class Linear(nn.Linear):
