@@ -15,7 +15,7 @@ from anyformer.contracts import Metric, Sample, Score, Split, Task
 from anyformer.errors import ConfigError, SampleError, unknown
 from anyformer.objectives import ContrastivePairs, SequenceToSequence
 from anyformer_tasks.crossing.dataset import CaptionedSet
-from anyformer_tasks.crossing.retrieval import chance, metrics, retrieval_scores, right_of
+from anyformer_tasks.crossing.retrieval import chance, metrics, retrieval_scores, texts_of
 from anyformer_tasks.files import Record
 from anyformer_tasks.language.judgement import prepared
 from anyformer_tasks.language.lengths import answered, slots
@@ -143,7 +143,7 @@ class Captioning(OfPictures):
             lambda batch: model.generate(batch, tokenizer.streams[0].name, self.max_new),
         )
         said = [tokenizer.decode(tokens) for tokens in written]
-        found = measure.judge(said, [right_of(sample) for sample in samples])
+        found = measure.judge(said, [texts_of(sample) for sample in samples])
         for sample, text, *values in zip(samples, said, *found.values(), strict=True):
             for name, value in zip(found, values, strict=True):
                 yield Score(sample.id, name, value, cluster=sample.cluster, shown={**sample.values, "said": text})

@@ -14,7 +14,7 @@ from torch import Tensor
 from anyformer.batch import Example
 from anyformer.contracts import Metric, Sample, Score, Task
 from anyformer_tasks.language.lengths import answered, slots
-from anyformer_tasks.language.text_to_text import Asked
+from anyformer_tasks.language.text_to_text import right_of
 
 if TYPE_CHECKING:
     from anyformer.model import Model
@@ -51,17 +51,17 @@ def retrieval_scores(
     directions: what the metrics of either are called. A text that is said of several values finds any of them; of a
     sample's texts each is asked for.
     """
-    texts = list(dict.fromkeys(text for sample in samples for text in right_of(sample)))
+    texts = list(dict.fromkeys(text for sample in samples for text in texts_of(sample)))
     number = {text: i for i, text in enumerate(texts)}
     right = torch.zeros(len(samples), len(texts), dtype=torch.bool)
     for row, sample in enumerate(samples):
-        right[row, [number[text] for text in right_of(sample)]] = True
+        right[row, [number[text] for text in texts_of(sample)]] = True
     ones = vectors_of(task, model, field, [sample.values[field] for sample in samples])
     others = vectors_of(task, model, "text", texts)
     cosines = ones @ others.T
     to, back = best_places(cosines, right), best_places(cosines.T, right.T)
     for row, sample in enumerate(samples):
-        backs = back[[number[text] for text in right_of(sample)]]
+        backs = back[[number[text] for text in texts_of(sample)]]
         shown = {**sample.values, "found": texts[int(cosines[row].argmax())]}
         for depth in DEPTHS:
             hits = float(to[row] <= depth), float(np.mean(backs <= depth))
@@ -73,12 +73,12 @@ def chance(samples: Sequence[Sample], directions: tuple[str, str]) -> dict[str, 
     """The same scores where the order is drawn by lot."""
     texts: dict[str, int] = {}
     for sample in samples:
-        for text in right_of(sample):
+        for text in texts_of(sample):
             texts[text] = texts.get(text, 0) + 1
     found: dict[str, dict[str, float]] = {}
     for depth in DEPTHS:
-        to = np.mean([drawn(len(texts), len(right_of(sample)), depth) for sample in samples])
-        each = [np.mean([drawn(len(samples), texts[text], depth) for text in right_of(s)]) for s in samples]
+        to = np.mean([drawn(len(texts), len(texts_of(sample)), depth) for sample in samples])
+        each = [np.mean([drawn(len(samples), texts[text], depth) for text in texts_of(s)]) for s in samples]
         values = {"": (to + np.mean(each)) / 2, directions[0]: to, directions[1]: np.mean(each)}
         found |= {f"{name}r{depth}": {"chance": float(value)} for name, value in values.items()}
     return found
@@ -93,6 +93,6 @@ def drawn(among: int, right: int, depth: int) -> float:
     return 1 - comb(among - right, min(depth, among)) / comb(among, min(depth, among))
 
 
-def right_of(sample: Sample) -> tuple[str, ...]:
+def texts_of(sample: Sample) -> tuple[str, ...]:
     """Every text that is right for a sample."""
-    return sample.right if isinstance(sample, Asked) else (sample.values["text"],)
+    return right_of(sample, "text")

@@ -70,7 +70,7 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Question(Sample):
+class PassageSample(Sample):
     """A sample that knows the whole passage and every answer that is right."""
 
     passage: Passage = field(default_factory=lambda: Passage("", []))
@@ -136,15 +136,15 @@ class Reading(Task):
     def source(self) -> Dataset:
         return Dataset.named(self.dataset, self.data_dir)
 
-    def examples(self, split: Split) -> Sequence[Question]:
+    def examples(self, split: Split) -> Sequence[PassageSample]:
         return [self._asked(f"{split}-{i}", i, record) for i, record in enumerate(self.source.records(split))]
 
     def score(self, model: Model, samples: Sequence[Sample]) -> Iterator[Score]:
-        for sample, said in zip(samples, self.answers(model, [_question(sample) for sample in samples]), strict=True):
-            right = _question(sample).answers
+        for sample, said in zip(samples, self.answers(model, [_of_passage(sample) for sample in samples]), strict=True):
+            right = _of_passage(sample).answers
             shown = {
                 "question": sample.values["question"],
-                "context": _question(sample).passage.text,
+                "context": _of_passage(sample).passage.text,
                 "answers": " | ".join(dict.fromkeys(right)),
                 "prediction": said,
             }
@@ -156,7 +156,7 @@ class Reading(Task):
                 for name, value, weight in zip(PARTS, (f1, exact, exact), (has, has, 1 - has), strict=True):
                     yield Score(sample.id, name, value, weight, sample.cluster)
 
-    def answers(self, model: Model, samples: Sequence[Question]) -> list[str]:
+    def answers(self, model: Model, samples: Sequence[PassageSample]) -> list[str]:
         """What the model takes from each passage, or nothing where it finds no answer."""
         found = self.found(model, samples)
         if not self.unanswerable:
@@ -167,7 +167,7 @@ class Reading(Task):
             threshold = best_threshold(self.found(model, known), [one.answers for one in known])
         return [one.text if one.margin > threshold else "" for one in found]
 
-    def found(self, model: Model, samples: Sequence[Question]) -> list[FoundSpan]:
+    def found(self, model: Model, samples: Sequence[PassageSample]) -> list[FoundSpan]:
         """The best span of each passage. Windows are compared by the sum of both logits, as in BERT's code."""
         windows = [(sample, begin) for sample in samples for begin in self._windows(len(sample.passage.places))]
         read = [_window(sample, begin, begin + self.window, (0, 0)) for sample, begin in windows]
@@ -208,7 +208,7 @@ class Reading(Task):
         """Where windows begin; the last one ends with the passage."""
         return [*range(0, max(0, words - self.window), self.stride), max(0, words - self.window)]
 
-    def _asked(self, name: str, number: int, record: Record) -> Question:
+    def _asked(self, name: str, number: int, record: Record) -> PassageSample:
         try:
             passage = Passage.of(record["context"])
             spans = [_span(passage, answer) for answer in record["answers"]]
@@ -217,7 +217,7 @@ class Reading(Task):
                 raise ValueError(f"there is no {'answer' if question and passage.places else 'question or no text'}")
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"Question {record.get('id', name)!r} of {self.dataset!r} cannot be used ({error}); expected a "
+                f"PassageSample {record.get('id', name)!r} of {self.dataset!r} cannot be used ({error}); expected a "
                 "question with answers that stand in its context (SQuAD 1.1; unanswerable: true allows for none, as in "
                 "2.0). Leave it out."
             ) from error
@@ -225,7 +225,7 @@ class Reading(Task):
         if self.unanswerable:  # as the official script of version 2.0 does
             texts = [text for text in texts if normalised(text)] or [""]
         cluster = record.get("title") or record["context"]
-        sample = Question(name, {"question": question}, cluster=cluster, passage=passage, answers=texts)
+        sample = PassageSample(name, {"question": question}, cluster=cluster, passage=passage, answers=texts)
         windows = self._windows(len(passage.places))
         if not spans:
             begin = windows[number % len(windows)]
@@ -238,13 +238,13 @@ class Reading(Task):
         return _window(sample, begin, begin + self.window, (first - begin, last - begin))
 
 
-def _window(sample: Question, begin: int, end: int, answer: tuple[int, ...]) -> Question:
+def _window(sample: PassageSample, begin: int, end: int, answer: tuple[int, ...]) -> PassageSample:
     values = {"question": sample.values["question"], "context": sample.passage.words(begin, end), "answer": answer}
     return replace(sample, values=values)
 
 
-def _question(sample: Sample) -> Question:
-    if not isinstance(sample, Question):
+def _of_passage(sample: Sample) -> PassageSample:
+    if not isinstance(sample, PassageSample):
         raise ConfigError(f"Sample {sample.id!r} has no passage; expected one of this task's own examples.")
     return sample
 

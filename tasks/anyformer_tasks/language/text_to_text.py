@@ -141,8 +141,9 @@ class TextToText(Task):
         return Asked(name, {"source": asked, "target": right[0]}, right=tuple(dict.fromkeys(right)))
 
 
-def right_of(sample: Sample) -> tuple[str, ...]:
-    return sample.right if isinstance(sample, Asked) else (sample.values["target"],)
+def right_of(sample: Sample, target: str = "target") -> tuple[str, ...]:
+    """Every answer that is right for a sample. target: the field that holds one of them."""
+    return sample.right if isinstance(sample, Asked) else (sample.values[target],)
 
 
 def spoken(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from anyformer.errors import unknown
+from anyformer_tasks.language.hub import Unreachable, opened
 from anyformer_tasks.packages import require
 from anyformer_tasks.sound.clip import Clip
-
-
-class Unreachable(Exception):
-    """A set could not be loaded, and why."""
 
 
 def rows(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
@@ -51,13 +48,12 @@ def hub_clips(page: Mapping[str, Any], split: str) -> list[Clip]:
     import datasets  # takes seconds
 
     columns = {"audio": "audio", **page.get("fields", {})}
-    try:
-        theirs = page.get("splits", {}).get(split, split)
-        table = datasets.load_dataset(page["path"], page.get("config"), split=theirs, revision=page.get("revision"))
-        table = table.cast_column(columns["audio"], datasets.Audio(decode=False))
-    except Exception as error:  # of the network, the hub, a cache or a reader: they share no type
-        reason = next(iter(str(error).splitlines()), "")
-        raise Unreachable(f"{type(error).__name__}: {reason}") from error
+    theirs = page.get("splits", {}).get(split, split)
+    table = opened(page["path"], theirs, page.get("config"), page.get("revision"))
+    for column in columns.values():
+        if column not in table.column_names:
+            raise unknown(f"column of {page['path']}:", column, table.column_names)
+    table = table.cast_column(columns["audio"], datasets.Audio(decode=False))
     classes = {name: feature for name, feature in table.features.items() if hasattr(feature, "int2str")}
     found = []
     for number, row in enumerate(table):
