@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 SOURCE_ROOTS = ("platform", "tokenizers", "tasks")
 
 ROOMS = (
-    *("errors", "journal", "imports", "episode", "registry", "presets", "architecture", "tokens", "mask", "batch"),
-    *("contracts", "sublayers", "backbone", "recurrent", "model", "objectives", "checkpoint", "weights", "training"),
-    *("evaluation", "reproduction", "matrix", "inspection", "testing", "chaos", "bench", "cli"),
+    *("errors", "journal", "imports", "episode", "transcript", "registry", "presets", "architecture", "tokens", "mask"),
+    *("batch", "contracts", "sublayers", "backbone", "recurrent", "model", "objectives", "checkpoint", "weights"),
+    *("training", "evaluation", "reproduction", "matrix", "inspection", "testing", "chaos", "bench", "cli"),
 )
 """The platform's rooms from left to right; each imports only what stands to its left."""
 

@@ -486,7 +486,7 @@ NEEDED = {
 }
 """Settings of tokenizers without which a task over published sets asks for them."""
 
-OTHERS = {"speech_recognition": {"dataset": "yesno"}}
+OTHERS = {name: {"dataset": "yesno"} for name in ("speech_recognition", "transcription")}
 """Where the default set has no small copy."""
 
 

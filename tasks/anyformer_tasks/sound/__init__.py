@@ -2,5 +2,6 @@
 
 from anyformer_tasks.sound.classification import SoundClassification
 from anyformer_tasks.sound.recognition import SpeechRecognition
+from anyformer_tasks.sound.transcription import Transcription
 
-__all__ = ["SoundClassification", "SpeechRecognition"]
+__all__ = ["SoundClassification", "SpeechRecognition", "Transcription"]

@@ -106,7 +106,7 @@ class SpeechRecognition(Task):
         """The edits between each sample's text and what the model makes of its sound."""
         jiwer = _jiwer()
         for sample, said in zip(samples, self.written(model, samples), strict=True):
-            wanted = sample.values["text"]
+            wanted = str(sample.values["text"])
             shown = {**sample.values, "said": said}
             for name, judge in ((WORDS, jiwer.process_words), (CHARACTERS, jiwer.process_characters)):
                 found = judge(wanted, said)

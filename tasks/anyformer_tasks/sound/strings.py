@@ -13,6 +13,9 @@ from anyformer.errors import ConfigError
 from anyformer_tasks.samples import MadeSamples
 from anyformer_tasks.sound.clip import Clip, Wave
 
+Span = tuple[str, float, float]
+"""What is said, and from when to when, in seconds."""
+
 
 @dataclass(frozen=True)
 class Joined:
@@ -61,12 +64,16 @@ class Recordings(MadeSamples):
         return self.settings.train if self.split == "train" else self.settings.held_out
 
     def sample(self, index: int) -> Sample:
+        return self.timed(index)[0]
+
+    def timed(self, index: int) -> tuple[Sample, list[Span]]:
+        """A sample, and from when to when, in seconds, each of its clips is heard, with what it says."""
         chosen, rng = self._drawn(index)
-        return Sample(
-            f"{self.split}-{index}",
-            {"audio": self._laid(chosen, rng), "text": " ".join(self.told(clip) for clip in chosen)},
-            cluster=chosen[0].told(self.settings.by),
-        )
+        wave, spans = self._laid(chosen, rng)
+        told = [self.told(clip) for clip in chosen]
+        values = {"audio": wave, "text": " ".join(told)}
+        sample = Sample(f"{self.split}-{index}", values, cluster=chosen[0].told(self.settings.by))
+        return sample, [(text, *span) for text, span in zip(told, spans, strict=True)]
 
     def texts(self) -> list[str]:
         """Of all recordings, none of which is read."""
@@ -78,7 +85,7 @@ class Recordings(MadeSamples):
         count = int(rng.integers(self.settings.least, self.settings.most + 1))
         return [group[i] for i in rng.integers(len(group), size=count).tolist()], rng
 
-    def _laid(self, clips: Sequence[Clip], rng: np.random.Generator) -> Wave:
+    def _laid(self, clips: Sequence[Clip], rng: np.random.Generator) -> tuple[Wave, list[tuple[float, float]]]:
         waves = [self._wave(clip) for clip in clips]
         rate = waves[0][1]
         parts = [self._pause(self.settings.before, rate, rng)]
@@ -89,7 +96,9 @@ class Recordings(MadeSamples):
                 )
             last = number == len(waves)
             parts += [samples.mean(0), self._pause(self.settings.before if last else self.settings.gap, rate, rng)]
-        return np.concatenate(parts)[None].astype(np.float32), rate
+        ends = (np.cumsum([len(part) for part in parts]) / rate).tolist()
+        spans = [(ends[at - 1], ends[at]) for at in range(1, len(parts), 2)]
+        return (np.concatenate(parts)[None].astype(np.float32), rate), spans
 
     def _wave(self, clip: Clip) -> Wave:
         if clip.name not in self.waves:
