@@ -75,11 +75,14 @@ def waveform(raw: Any, extent: Extent) -> Float[Tensor, " time"]:
     if _is_path(raw):
         wave = _file_samples(Path(raw), extent)
     else:
-        wave = torch.from_numpy(_array(raw)[0].astype(np.float32)).mean(0)
-    if not wave.isfinite().all():
+        channels = torch.from_numpy(_array(raw)[0].astype(np.float32))
+        wave = channels[0] if len(channels) == 1 else channels.mean(0)
+    lowest, highest = map(float, wave.aminmax())  # both are NaN where any sample is
+    peak = max(-lowest, highest)
+    if not math.isfinite(peak):
         raise SampleError(f"{extent.item} has NaN or infinite samples; expected finite ones. Repair or drop it.")
-    if wave.abs().max() > LOUDEST:
-        raise SampleError(f"{extent.item} peaks at {wave.abs().max():.3g}; expected full scale at 1. Scale it down.")
+    if peak > LOUDEST:
+        raise SampleError(f"{extent.item} peaks at {peak:.3g}; expected full scale at 1. Scale it down.")
     return wave
 
 
