@@ -249,12 +249,12 @@ def mel_power(transform: MelSpectrogram, wave: Float[Tensor, " time"]) -> Float[
         wave,
         spectrogram.n_fft,
         spectrogram.hop_length,
-        window=spectrogram.window,
+        window=transform.get_buffer("spectrogram.window"),
         pad_mode=spectrogram.pad_mode,
         return_complex=True,
     )
     parts = torch.view_as_real(spectrum.T).flatten(1)  # frames × (real, imaginary, real, …), as they lie in memory
-    return parts.square() @ transform.mel_scale.fb.repeat_interleave(2, 0)
+    return parts.square() @ transform.get_buffer("mel_scale.fb").repeat_interleave(2, 0)
 
 
 @lru_cache
