@@ -247,8 +247,9 @@ class Learner(L.LightningModule):
         found |= {f"train/{name}/share": seen.share(name) for name in seen.task_tokens}
         found |= {f"train/{name}/tokens_per_second": seen.speed(name) for name in seen.task_tokens}
         found |= {"train/tokens": float(seen.tokens), "lr": self.lr * self.rate(self.global_step - 1)}
-        self.trainer._logger_connector.log_metrics(found)
-        self.trainer.callback_metrics.update(zip(found, torch.tensor([*found.values()]).unbind(), strict=True))
+        told = dict(zip(found, torch.tensor([*found.values()]).unbind(), strict=True))
+        self.trainer._logger_connector.log_metrics(told)
+        self.trainer.callback_metrics.update(told)
 
     def on_validation_epoch_start(self) -> None:
         self.held_out.clear()
