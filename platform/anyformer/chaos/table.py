@@ -5,6 +5,7 @@ from __future__ import annotations
 from anyformer.chaos.trial import Trial
 
 HERE = "anyformer.chaos"
+SLOW = 1200.0  # seconds for a trial that starts Python from nothing several times, on a machine that is busy
 
 TRIALS: dict[str, Trial] = {
     trial.name: trial
@@ -15,7 +16,7 @@ TRIALS: dict[str, Trial] = {
             "a run killed at any moment goes on with every loss and weight bit for bit",
             200,
             f"{HERE}.resume:run",
-            seconds=400.0,
+            seconds=SLOW,
         ),
         Trial(
             "workers",
@@ -23,7 +24,7 @@ TRIALS: dict[str, Trial] = {
             20,
             f"{HERE}.resume:workers",
             quick=0,
-            seconds=400.0,
+            seconds=SLOW,
         ),
         Trial(
             "signals",
@@ -38,7 +39,7 @@ TRIALS: dict[str, Trial] = {
             60,
             f"{HERE}.several:run",
             quick=0,
-            seconds=400.0,
+            seconds=SLOW,
         ),
         Trial(
             "ranks-as-one",
@@ -46,7 +47,7 @@ TRIALS: dict[str, Trial] = {
             20,
             f"{HERE}.several:as_one",
             quick=0,
-            seconds=400.0,
+            seconds=SLOW,
         ),
         Trial(
             "lost-workers",
@@ -54,7 +55,7 @@ TRIALS: dict[str, Trial] = {
             50,
             f"{HERE}.several:lost_worker",
             quick=0,
-            seconds=400.0,
+            seconds=SLOW,
         ),
         Trial(
             "evaluation",

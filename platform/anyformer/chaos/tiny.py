@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -139,9 +140,12 @@ class Run:
     steps: int = STEPS
     dropout: float = 0.2
     patience: float = 120.0
+    epoch: int = EPOCH
 
     def fit(self, callbacks: Sequence[L.Callback] = (), **trainer: Any) -> Learner:
         torch.set_num_threads(1)
+        if self.workers:
+            multiprocessing.set_forkserver_preload([__name__])  # once, instead of in each worker of each validation
         warnings.filterwarnings("ignore", module=r"lightning|torch")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         settings: dict[str, Any] = {
@@ -167,7 +171,7 @@ class Run:
         used = {kind for task in KINDS[self.kind] for kind in task.fields.values()}
         tokenizers = {name: settings for name, settings in TOKENIZERS.items() if name in used}
         return Mixture(
-            tokenizers=tokenizers, tasks=tasks, token_budget=self.budget, epoch_steps=EPOCH, workers=self.workers,
+            tokenizers=tokenizers, tasks=tasks, token_budget=self.budget, epoch_steps=self.epoch, workers=self.workers,
             patience=self.patience,
             validation_tokens=200,
         )  # fmt: skip
