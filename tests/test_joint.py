@@ -129,7 +129,7 @@ documents = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(drawn=documents, others=st.booleans())
 def test_packed_is_alone(network, drawn, others):
     """Beside documents of another task, with and without a source, too: each is read from its own sound."""
@@ -182,14 +182,15 @@ def texts_of(chances: torch.Tensor, blank: int) -> dict[tuple[int, ...], float]:
 @settings(max_examples=8, deadline=None)
 @given(st.integers(1, 5), st.integers(0, 10**6))
 def test_prefix_scores_are_all_texts_that_begin_so(slots, seed):
-    """Along every text of up to three letters, with repeats: what is added up is ln p of all texts with that beginning;
-    with the end, of the text itself."""
+    """Along short texts, with repeats: what is added up is ln p of all texts with that beginning; with the end, of the
+    text itself."""
     drawn = torch.randn(slots, 5, generator=torch.Generator().manual_seed(seed))
     chances = drawn.double().mul(2).log_softmax(-1)
     every = texts_of(chances, blank=1)
     rule = CTCPrefixScore(chances, TEXT, 1.0)
     zero = torch.zeros(1, 5, dtype=torch.float64)
-    for said in [(), *itertools.chain(*(itertools.product(LETTERS, repeat=n) for n in (1, 2, 3)))]:
+    some = itertools.chain(*(itertools.product(LETTERS, repeat=n) for n in (0, 1, 2)), [(2, 2, 3), (3, 3, 3)])
+    for said in some:
         total = 0.0
         for size, value in enumerate(said):
             total += float(rule(zero, [[0, *said[:size]]])[0, value])
@@ -211,20 +212,20 @@ def language(prefixes) -> np.ndarray:
 @pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (0.7, 0.4)])
 @pytest.mark.parametrize("weight", [0.3, 1.0])
 def test_joint_search_finds_the_best_of_all_texts(weight, alpha, beta):
-    """(1 - λ) ln p_attention + λ ln p_ctc (+ α ln p_language + β values) of all texts of up to four letters, each by
+    """(1 - λ) ln p_attention + λ ln p_ctc (+ α ln p_language + β values) of all texts of up to three letters, each by
     itself: with room for all, the search has just these scores; with a few beams, no score that is not among them."""
     for seed in range(2):
-        network, asked = network_of(seed=seed).float(), prompt(4, seed)
+        network, asked = network_of(seed=seed).float(), prompt(3, seed)
         (chances,) = log_probabilities(network, [asked], "text")
         ctc = texts_of(chances, blank=1)
         scores = {}
-        for said in itertools.chain(*(itertools.product(LETTERS, repeat=n) for n in range(5))):
+        for said in itertools.chain(*(itertools.product(LETTERS, repeat=n) for n in range(4))):
             if said in ctc:
-                attention = attended(network, 4, said, seed)
+                attention = attended(network, 3, said, seed)
                 told = sum(language([said[:i]])[0][v] for i, v in enumerate((*said, 1)))
                 scores[said] = (1 - weight) * attention + weight * ctc[said] + alpha * told + beta * len(said)
         rules = (CTCPrefixScore(chances, TEXT, weight), Fusion(language, TEXT, alpha, beta))
-        wide = Beams(beams=400, max_new=5, returns=len(scores), length_penalty=0.0, rules=rules, stopping="never")
+        wide = Beams(beams=130, max_new=4, returns=len(scores), length_penalty=0.0, rules=rules, stopping="never")
         (found,) = search(network, [asked], "text", wide)
         said = {tuple(one.tokens.streams["text"].values.tolist()[:-1]): one.score for one in found}
         assert said == {text: pytest.approx(score, abs=1e-4) for text, score in scores.items()}
