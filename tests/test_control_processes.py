@@ -38,11 +38,20 @@ def model() -> af.Model:
     return af.Model({"rl": rl}, TINY, ["rl.action"]).eval()
 
 
+@pytest.fixture
+def children():
+    """The processes that this test has started and that live; none may at its end."""
+    others = {one.pid for one in multiprocessing.active_children()}
+    mine = lambda: [one for one in multiprocessing.active_children() if one.pid not in others]  # noqa: E731
+    yield mine
+    assert not mine()
+
+
 def told(scores) -> list[tuple]:
     return [(s.id, s.metric, s.value, s.cluster, sorted(s.shown)) for s in scores]
 
 
-def test_scores_and_baselines_are_the_same_in_any_number_of_processes(model, monkeypatch):
+def test_scores_and_baselines_are_the_same_in_any_number_of_processes(model, monkeypatch, children):
     """Bit by bit, in an environment that lets no difference pass; filmed episodes too."""
     monkeypatch.setattr(cloning, "STEPS", 5)
     here, far = (task("Restless-v0", processes, film=True) for processes in (0, 2))
@@ -52,15 +61,14 @@ def test_scores_and_baselines_are_the_same_in_any_number_of_processes(model, mon
     films = [[s.shown["episode"].film for s in scores if "episode" in s.shown] for scores in (mine, theirs)]
     assert films[0] == films[1] and len(films[0]) == 6
     assert here.baselines() == far.baselines()
-    assert not multiprocessing.active_children()
 
 
-def test_attempts_in_processes_are_those_in_this_one():
+def test_attempts_in_processes_are_those_in_this_one(children):
     """More processes than wishes too; attempts that are over are left alone."""
     wishes = [Wish(3), Wish(4, filmed=True), Wish(5)]
     actions = np.random.default_rng(0).uniform(-1, 1, (8, 3, 1)).astype(np.float32)
     with Here("Restless-v0", wishes) as here, Processes("Restless-v0", wishes, 5) as far:
-        assert len(multiprocessing.active_children()) == 3
+        assert len(children()) == 3
         for number, row in enumerate(actions):
             for stage in (here, far):
                 stage.step({a: action for i, (a, action) in enumerate(zip(stage.attempts, row, strict=True))
@@ -71,21 +79,18 @@ def test_attempts_in_processes_are_those_in_this_one():
         assert mine.truncated == theirs.truncated and len(mine) == len(theirs)
         assert np.array_equal(one.frames, other.frames)
     assert [len(one.frames) for one in far.attempts] == [0, 5, 0] and [a.going for a in far.attempts] == [0, 1, 0]
-    assert not multiprocessing.active_children()
 
 
-def test_a_process_that_dies_is_named_and_takes_the_others_with_it(model):
+def test_a_process_that_dies_is_named_and_takes_the_others_with_it(children):
     with pytest.raises(ProcessError, match=r"Process 1 of 2 that step Mortal-v0 .*exit code 7.*states 13\b"):
         with Processes("Mortal-v0", [Wish(1), Wish(envs.FATAL), Wish(2)], 2) as stage:
             for _ in range(3):
                 stage.step({attempt: np.zeros(1, np.float32) for attempt in stage.attempts})
-    assert not multiprocessing.active_children()
 
 
-def test_what_an_environment_raises_is_raised_here():
+def test_what_an_environment_raises_is_raised_here(children):
     with pytest.raises(KeyError, match="what an environment raises"), Processes("Faulty-v0", [Wish(0)], 1) as stage:
         stage.step({stage.attempts[0]: np.zeros(1, np.float32)})
-    assert not multiprocessing.active_children()
 
 
 def test_a_process_of_environments_imports_no_torch():
