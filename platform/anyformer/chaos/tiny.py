@@ -195,9 +195,9 @@ class Run:
         return manifest["files"]["model.safetensors"]["sha256"]
 
     def step(self) -> int:
-        """Of `last`; 0 where there is none."""
-        file = Path(self.folder) / "last" / "manifest.json"
-        return json.loads(file.read_text())["step"] if file.exists() else 0
+        """Of the checkpoint that a run goes on from: `last`, or the one before it if a kill has left that; else 0."""
+        files = [Path(self.folder) / name / "manifest.json" for name in ("last", ".previous-last")]
+        return next((json.loads(file.read_text())["step"] for file in files if file.exists()), 0)
 
 
 @dataclass
