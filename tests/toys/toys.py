@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from anyformer.contracts import Metric, Objective, Sample, Score, Split, Task, Tokenizer, encode_fields
-from anyformer.errors import TokenizerError
+from anyformer.errors import SampleError, TokenizerError
 from anyformer.objectives import NextToken, Prefix
 from anyformer.tokens import Stream, StreamSpec, Tokens
 
@@ -58,6 +58,16 @@ class Letters(Tokenizer):
         if "alphabet.txt" not in state:
             raise TokenizerError(f"Tokenizer {self.name!r} needs alphabet.txt; got {sorted(state)}.")
         self._alphabet = state["alphabet.txt"].decode()
+
+
+@dataclass
+class Fussy(Letters):
+    """Letters that cannot read what begins with an a. Registered by the tests that need it."""
+
+    def encode(self, raw: str) -> Tokens:
+        if raw.startswith("a"):
+            raise SampleError(f"{raw!r} begins with an a; leave it out.")
+        return super().encode(raw)
 
 
 @dataclass

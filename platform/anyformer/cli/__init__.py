@@ -142,6 +142,43 @@ def _record(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first episode; each has the next one")
 
 
+def _plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", required=True, metavar="MODEL", help="a name of `anyformer list models`, or a YAML file"
+    )
+    parser.add_argument("--gpus", type=int, nargs="+", default=[8], metavar="N", help="a column for each (default 8)")
+    for name, kind, help in (
+        ("tokens", float, "of the whole run (default 1e12)"),
+        ("batch", int, "tokens of an optimiser step (default 4194304)"),
+        ("micro", int, "tokens of a micro-batch on a GPU (default 16384)"),
+        ("peak", float, "FLOP/s of a GPU in bfloat16 (default 989e12)"),
+        ("mfu", float, "the part of them that is made use of (default 0.4)"),
+        ("price", float, "dollars of a GPU for an hour (default 2.5)"),
+        ("link", float, "bytes/s between GPUs (default 50e9)"),
+        ("disk", float, "bytes/s at which a checkpoint is written (default 1e9)"),
+        ("samples", int, "of a shard (default 8192)"),
+        ("token", float, "bytes of a token in a shard (default 2)"),
+        ("encoded", float, "tokens/s that a core prepares (default 5e5)"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, help=help)
+
+
+def _prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, metavar="FILE", help="an experiment: its tasks and tokenizers")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where shards go; what is there already is kept")
+    parser.add_argument(
+        "--splits", nargs="+", default=["train", "validation"], metavar="SPLIT",
+        help="which are written (default train validation); the others are read from raw data",
+    )  # fmt: skip
+    parser.add_argument("--samples", type=int, default=8192, metavar="N", help="of a shard (default 8192)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N",
+        help="processes (default: one a core); 0 is this one, without Ray",
+    )  # fmt: skip
+    parser.add_argument("--address", help="of a Ray cluster, or auto (default: processes of this machine)")
+    parser.add_argument("--data_dir", metavar="DIR", help="where tasks that read files find them")
+
+
 def _compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="REPORT", help="a report's directory or report.json")
     parser.add_argument("second", metavar="REPORT")
@@ -175,6 +212,8 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("score a checkpoint on the tasks of a configuration; writes a report", "evaluate", _evaluate),
     "reproduce": Command("a published result in small: train, judge, one line of JSON", "reproduce", _reproduce),
     "study": Command("a published question put to a checkpoint, or to data alone; prints a table", "study", _study),
+    "prepare": Command("an experiment's data as encoded shards, in parallel; again, to go on", "prepare", _prepare),
+    "plan": Command("what a long run needs: memory, time, money, checkpoints, data", "plan", _plan),
     "record": Command("episodes of policies in an environment, for others to learn from", "record", _record),
     "compare": Command("two reports side by side, with intervals and a paired test", "compare", _compare),
     "generate": Command("let a checkpoint speak: text from text, image, audio", "generate", _generate),
