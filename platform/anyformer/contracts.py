@@ -304,10 +304,12 @@ def prepare(
     tokenizers: Mapping[str, Tokenizer],
     sample: Sample,
     rng: np.random.Generator,
+    objective: Objective | None = None,
 ) -> Example:
-    """One sample of a task as an example; an unusable sample is an error that names it."""
+    """One sample of a task as an example; an unusable sample is an error that names it. objective: the task's, where it
+    has been told its streams already."""
     try:
         tokens = encode_fields(task.fields, tokenizers, sample.values)
-        return replace(ready(task, tokenizers).prepare(tokens, rng), task=name, key=sample.id)
+        return replace((objective or ready(task, tokenizers)).prepare(tokens, rng), task=name, key=sample.id)
     except SampleError as error:
         raise type(error)(f"Task {name!r}, sample {sample.id!r}: {error}") from error

@@ -115,7 +115,7 @@ class Preparation:
         chance = Chance(lambda: keyed(self.seed, self.split, name, reference.epoch, reference.index))
         rng = cast(np.random.Generator, chance)
         sample = task.varied(sample, rng) if self.split == "train" else sample
-        example = prepare(name, task, self.tokenizers, sample, rng)
+        example = prepare(name, task, self.tokenizers, sample, rng, self._objectives[name])
         if not chance.was_asked and self._held < MOST_HELD:
             self._constant[place] = example
             self._held += example.bytes
