@@ -184,10 +184,15 @@ def spoken(tmp_path_factory):
     return task, Model(made, writes, ["transcript"], encoder=hears, source=["audio"]).eval()
 
 
-def test_an_example_is_the_first_window(spoken):
-    """Of the sound and of its transcript alike; a clip's moments are those of its sound."""
+def test_an_example_is_a_window(spoken):
+    """Of the sound and of its transcript alike, from the start or from behind some clip on, to the last, behind which
+    is silence; a clip's moments are those of its sound."""
     task, model = spoken
-    for sample in list(task.examples("train")):
+    task = replace(task, joined={**task.joined, "train": 40})
+    samples = list(task.examples("train"))
+    lengths = [len(sample.values["text"].segments) for sample in samples]
+    assert min(lengths) == 0 and len({*lengths}) > 6
+    for sample in [sample for sample in samples if sample.values["text"].segments][:8]:
         wave, rate = sample.values["audio"]
         told = sample.values["text"]
         for segment, other in zip(told.segments, [*told.segments[1:], None], strict=True):

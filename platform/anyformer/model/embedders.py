@@ -6,7 +6,7 @@ Every embedder is called as `embedder(values, items)` and gives a row for each s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -196,6 +196,20 @@ def stream_spec(name: str, config: StreamConfig) -> StreamSpec:
         slots=ConvolvedLength(tuple(layers)) if layers else one_to_one,
         embedder=_Made(kind, plain.width, _frozen(settings)),
     )  # fmt: skip
+
+
+def read_as(brought: StreamSpec, own: StreamSpec) -> StreamSpec:
+    """A tokenizer's stream as an architecture reads it, where that says how: published convolutions are learned for
+    their own weights, whatever embedder a tokenizer would bring."""
+    if own.embedder is None:
+        return brought
+    for values in (1, 2, 3, 30, 1501):
+        if brought.slots(values) != own.slots(values):
+            raise ConfigError(
+                f"In stream {own.name!r} {values} values fill {brought.slots(values)} slots by its tokenizer, but "
+                f"{own.slots(values)} by the architecture; set the tokenizer's subsampling as the architecture's."
+            )
+    return replace(brought, embedder=own.embedder)
 
 
 @dataclass(frozen=True)

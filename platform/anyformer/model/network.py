@@ -14,7 +14,7 @@ from anyformer.architecture import Architecture, BackboneConfig, RecurrentConfig
 from anyformer.backbone import NO_PROBE, Backbone, encoder_probe
 from anyformer.batch import Batch
 from anyformer.errors import ConfigError, unknown
-from anyformer.model.embedders import default_embedder, stream_spec
+from anyformer.model.embedders import default_embedder, read_as, stream_spec
 from anyformer.model.heads import Head
 from anyformer.recurrent import Recurrent, recurrent_stack
 from anyformer.sublayers import Cache, Memory, Probe
@@ -38,7 +38,7 @@ class Network(nn.Module):
                     f"Stream {name!r} has {brought[name].width} values or features by its tokenizer, but the "
                     f"architecture was made for {own[name].width}."
                 )
-        self.specs = own | brought
+        self.specs = own | {name: read_as(spec, own[name]) if name in own else spec for name, spec in brought.items()}
         if not self.specs:
             raise ConfigError("A model needs at least one stream; give it at least one tokenizer.")
         self.architecture = architecture

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
@@ -13,11 +14,11 @@ from anyformer.contracts import Sample, Split, prepare
 from anyformer.errors import ConfigError, SampleError
 from anyformer.model.transcribing import Transcribing
 from anyformer.objectives import SequenceToSequence
-from anyformer.transcript import TRANSCRIBE, TRANSLATE, Segment, Transcript
+from anyformer.transcript import STEP, TRANSCRIBE, TRANSLATE, Segment, Transcript
 from anyformer_tasks.samples import MadeSamples
 from anyformer_tasks.sound.clip import Clip, Wave
 from anyformer_tasks.sound.recognition import SpeechRecognition
-from anyformer_tasks.sound.strings import Recordings
+from anyformer_tasks.sound.strings import Recordings, Span
 from anyformer_tasks.sound.windows import Listener, Windows, transcribed
 
 if TYPE_CHECKING:
@@ -32,20 +33,25 @@ NAME = "transcription"
 class Transcription(SpeechRecognition):
     """Speech recognition in Whisper's manner (Radford et al. 2022, arXiv:2212.04356): the text is a `Transcript`.
 
-    timed: whether its moments are learned and told. Of joined recordings each clip is a segment, any other is one.
+    transcript: the tokenizer of transcripts. timed: whether their moments are learned and told; of joined recordings
+    each clip is a segment, any other is one.
     language: of what is heard. translate: the clips' text is its translation into English.
     windows: how a recording is written down, see Windows. A recording longer than a window is learned from as far as
-    the tokenizers hear and tell it (`pad`, `longest`).
+    the tokenizers hear and tell it (`pad`, `longest`): from its start on, or from behind any of its segments, where
+    windows begin, so that what is left may also be silence.
 
     A sample is {"audio": …, "text": Transcript}, judged by its text as speech recognition is.
     """
 
+    transcript: str = "transcript"
     timed: bool = True
     language: str = "en"
     translate: bool = False
     windows: dict[str, Any] = field(default_factory=dict)
 
-    fields: ClassVar[Mapping[str, str]] = {"audio": "audio", "text": "transcript"}
+    @property
+    def fields(self) -> Mapping[str, str]:  # ty: ignore[incompatible-property-override]
+        return {"audio": "audio", "text": self.transcript}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,16 +63,17 @@ class Transcription(SpeechRecognition):
         return SequenceToSequence(target="text")
 
     def examples(self, split: Split) -> Sequence[Sample]:
-        return Transcribed(super().examples(split), self)
+        return Transcribed(super().examples(split), self, self._windows.seconds if split == "train" else math.inf)
 
     def corpus(self, field: str) -> Iterable[Any]:
         if field != "text":
             return super().corpus(field)
         plain = super().examples("train")
         texts = plain.texts() if isinstance(plain, Recordings) else (sample.values["text"] for sample in plain)
-        return (self.transcript([(text, None, None)]) for text in texts)
+        return (self.told([(text, None, None)]) for text in texts)
 
-    def transcript(self, spans: Sequence[tuple[str, float | None, float | None]]) -> Transcript:
+    def told(self, spans: Sequence[tuple[str, float | None, float | None]]) -> Transcript:
+        """What is said from when to when, as it is to be learned."""
         told = [Segment(f" {text}", start, end) for text, start, end in spans if text]
         return Transcript(told, self.language, self._asked)
 
@@ -94,22 +101,35 @@ class Transcription(SpeechRecognition):
 
 
 class Transcribed(MadeSamples):
-    """Samples of speech recognition whose texts are transcripts."""
+    """Samples of speech recognition whose texts are transcripts. Recordings of more than `window` seconds begin at any
+    place where a window may."""
 
-    def __init__(self, plain: Sequence[Sample], task: Transcription) -> None:
-        self.plain, self.task = plain, task
+    def __init__(self, plain: Sequence[Sample], task: Transcription, window: float) -> None:
+        self.plain, self.task, self.window = plain, task, window
 
     def __len__(self) -> int:
         return len(self.plain)
 
     def sample(self, index: int) -> Sample:
         if isinstance(self.plain, Recordings):
-            sample, spans = self.plain.timed(index)
+            sample, spans = self._begun(*self.plain.timed(index), index)
         else:
             sample = self.plain[index]
             spans = [(sample.values["text"], 0.0, _seconds(sample.values["audio"]) if self.task.timed else 0.0)]
         told = spans if self.task.timed else [(text, None, None) for text, *_ in spans]
-        return replace(sample, values={**sample.values, "text": self.task.transcript(told)})
+        return replace(sample, values={**sample.values, "text": self.task.told(told)})
+
+    def _begun(self, sample: Sample, spans: list[Span], index: int) -> tuple[Sample, list[Span]]:
+        """The recording from its start, or from behind one of its segments, on."""
+        wave, rate = sample.values["audio"]
+        seconds = wave.shape[1] / rate
+        if seconds <= self.window:
+            return sample, spans
+        ends = [0.0, *(end for _, _, end in spans if seconds - end >= STEP)]
+        number = int(np.random.default_rng(index).integers(len(ends)))
+        begin = ends[number]
+        left = [(text, start - begin, end - begin) for text, start, end in spans[number:]]
+        return replace(sample, values={**sample.values, "audio": (wave[:, round(begin * rate) :], rate)}), left
 
 
 def _seconds(sound: str | Wave) -> float:
