@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -23,9 +23,22 @@ TAIL = 300  # characters of what a failed trial printed
 def attempt(trial: Trial, index: int) -> Line:
     """One trial; its folder and whatever it started are gone afterwards."""
     run, started = trial.load(), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="anyformer-chaos-", ignore_cleanup_errors=True) as place:
+    with (
+        _ending_together(),
+        tempfile.TemporaryDirectory(prefix="anyformer-chaos-", ignore_cleanup_errors=True) as place,
+    ):
         outcome = _forked(run, index, Path(place), trial.seconds)
     return Line(trial.name, index, outcome.failure, dict(outcome.notes), round(time.monotonic() - started, 2))
+
+
+@contextlib.contextmanager
+def _ending_together() -> Generator[None]:
+    """Told to end, this process first ends the trial that it has started: a group of processes of its own."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _forked(run: Callable[[int, Path], Outcome], index: int, place: Path, seconds: float) -> Outcome:
@@ -60,6 +73,7 @@ def _forked(run: Callable[[int, Path], Outcome], index: int, place: Path, second
 def _live(run: Callable[[int, Path], Outcome], index: int, folder: Path, output: Path, writer: Connection) -> None:
     """The trial's process; it never returns."""
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)
         with open(output, "wb") as file:
