@@ -171,7 +171,8 @@ class AudioTokenizer(Tokenizer):
         """Mono samples at `sample_rate`, as many as are heard."""
         extent = self._measured(raw)
         wave = resampled(waveform(raw, extent), extent.rate, self.sample_rate)
-        return functional.pad(wave, (0, self._scaling.heard(len(wave), self.sample_rate) - len(wave)))
+        missing = self._scaling.heard(len(wave), self.sample_rate) - len(wave)
+        return functional.pad(wave, (0, missing)) if missing else wave
 
     def _measured(self, raw: Any) -> Extent:
         extent = measure(raw, self.sample_rate, self.max_seconds)
@@ -254,7 +255,7 @@ def mel_power(transform: MelSpectrogram, wave: Float[Tensor, " time"]) -> Float[
         return_complex=True,
     )
     parts = torch.view_as_real(spectrum.T).flatten(1)  # frames × (real, imaginary, real, …), as they lie in memory
-    return parts.square() @ transform.get_buffer("mel_scale.fb").repeat_interleave(2, 0)
+    return parts.square_() @ transform.get_buffer("mel_scale.fb").repeat_interleave(2, 0)
 
 
 @lru_cache
