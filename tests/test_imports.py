@@ -89,3 +89,11 @@ def test_lightning_begins_without_scipy_torchvision_and_transformers():
         "print(float(made(torch.tensor([1, 0]), torch.tensor([1, 1]))), len(torchmetrics.__all__) > 90)\n"
     )
     assert said(code).splitlines() == ["[]", "0.5 True"]
+
+
+def test_data_workers_and_commands_that_do_not_train_begin_without_lightning():
+    names = ("anyformer.training.preparation", "anyformer.training.workers", "anyformer.cli.evaluate")
+    names += ("anyformer.cli.generate", "anyformer.cli.convert", "anyformer.cli.inspect")
+    code = f"import sys, importlib\nfor name in {names}: importlib.import_module(name)\n"
+    code += "print(sorted({'lightning', 'torchmetrics', 'torch._dynamo', 'sympy'} & set(sys.modules)))"
+    assert said(code) == "[]"
