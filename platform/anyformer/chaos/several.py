@@ -18,7 +18,7 @@ from anyformer.chaos.trial import Outcome, chance
 from anyformer.training.ranks import SignsOfLife, _is_gone
 
 LONG = 2000  # steps, so that a run is still going when something happens to it
-START = 180.0  # seconds for the ranks to find each other on a busy machine
+START = 600.0  # seconds for ranks to find each other, or workers to begin, on a busy machine
 FAULTS = {"killed": signal.SIGKILL, "frozen": signal.SIGSTOP, "told to end": signal.SIGTERM}
 LIMITS = {"killed": 10.0, "frozen": 60.0, "told to end": 20.0}  # seconds until no process is left
 
