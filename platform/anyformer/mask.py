@@ -136,8 +136,9 @@ class Mask:
 
     @cached_property
     def is_step(self) -> bool:
-        """One more query for every document, which sees itself at least."""
-        return self.autoregressive and set(self.queries) == {1}
+        """One query for every document, and each sees something."""
+        plain = self.autoregressive or (self.window is None and self.chunk is None)
+        return plain and set(self.queries) == {1} and not any(map(self.sees_nothing, range(len(self.queries))))
 
     @property
     def hides_later_keys(self) -> bool:

@@ -123,10 +123,11 @@ class RecurrentDecoder(nn.Module):
         def make() -> tuple[Tensor, Tensor]:
             return memory.states, self.attention.annotation(memory.states)
 
-        pair = make() if cache is None else cache.remember(0, memory.lengths, make)
+        kept = None if cache is None else cache.remember(0, memory.lengths, make)
         lengths = memory.lengths if cache is None else cache.source_lengths
         grid = Grid.of(lengths, memory.states.device)
-        return Source(grid.spread(pair[0]), grid.spread(pair[1]), grid.empty(), lengths)
+        annotations, projected = map(grid.spread, make()) if kept is None else kept
+        return Source(annotations, projected, grid.empty(), lengths)
 
     def _start(self, source: Source) -> Float[Tensor, "documents hidden"]:
         """s_0 = tanh(W_s h_1), h_1 being the backward half of the first annotation."""

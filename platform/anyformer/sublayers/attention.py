@@ -91,8 +91,8 @@ class CrossAttention(Attention):
         if cache is None:
             (k, v), lengths = self._keys_and_values(memory.states), memory.lengths
         else:
-            k, v = cache.remember(self.layer, memory.lengths, lambda: self._keys_and_values(memory.states))
-            lengths = cache.source_lengths
+            kept = cache.remember(self.layer, memory.lengths, lambda: self._keys_and_values(memory.states))
+            (k, v), lengths = (each.transpose(1, 2) for each in kept), cache.source_lengths
         return self._mix(q, k, v, context.mask.across(lengths), None, context)
 
     def _keys_and_values(self, states: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from anyformer.mask import Mask, cumulative
 
@@ -77,9 +77,11 @@ class Cache:
         self.lengths = [self.lengths[row] for row in rows]
         read = [self.source_of[row] for row in rows] if self.source else []
         if read != self.source_of:  # beams of one prompt change places and read the same
-            where = rows_of(self.source_lengths, rows).to(self.store.device)
-            self.source = {layer: (k[where], v[where]) for layer, (k, v) in self.source.items()}
             self.source_lengths = tuple(self.source_lengths[row] for row in rows)
+            where, longest = index.to(self.store.device), max(self.source_lengths)
+            for layer, pair in self.source.items():
+                k, v = (each.index_select(0, where).narrow(1, 0, longest) for each in pair)
+                self.source[layer] = k, v
             self.source_of = read
 
     def extend(
@@ -105,9 +107,11 @@ class Cache:
         return torch.cat([each[:count] for each, count in zip(self.positions, mask.keys, strict=True)])
 
     def remember(self, layer: int, lengths: tuple[int, ...], make: Callable[[], Pair]) -> Pair:
-        """Keys and values of the source for one layer, made on the first pass."""
+        """Keys and values of the source for one layer, which are made on the first pass, packed, and kept as
+        `[documents, longest, …]`, with zeros behind each document's own."""
         if layer not in self.source:
-            self.source[layer], self.source_lengths = make(), lengths
+            k, v = (nn.utils.rnn.pad_sequence(list(each.split(lengths)), batch_first=True) for each in make())
+            self.source[layer], self.source_lengths = (k, v), lengths
             self.source_of = list(range(len(lengths)))
         return self.source[layer]
 
