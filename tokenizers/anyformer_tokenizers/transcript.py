@@ -124,7 +124,7 @@ class TranscriptTokenizer(Tokenizer):
 
     def _timed(self, segment: Segment) -> list[int]:
         """A segment between its moments; of one that goes on, the first of them."""
-        if segment.start is None or segment.start >= self.longest:
+        if segment.start is None or segment.start > self.longest:
             return []
         start = self._moments[_steps(segment.start)]
         if segment.end is None or segment.end > self.longest:
