@@ -7,8 +7,8 @@
     manifest.json                       sha256 and size of every file, step, and its own sha256; written last
 
 It is written beside its target, synced and renamed, so a reader sees the old one or the new one. A run keeps the one
-before it as well (`.previous-last`), and a reader that finds `last` damaged says so and uses that. A URL is not read: what
-it means is downloaded, verified and unpacked first (`download.py`).
+before it as well (`.previous-last`), and a reader that finds `last` damaged says so and uses that. A URL is not read:
+what it means is downloaded, verified and unpacked first (`download.py`).
 """
 
 from anyformer.checkpoint.content import read_json, read_tensors

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from torch.multiprocessing import set_sharing_strategy
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -35,7 +36,7 @@ class Loader(DataLoader):
             dataset, batch_size=None, num_workers=workers,
             # FFTs hang in a worker that was forked after OpenMP threads had started
             multiprocessing_context="forkserver" if workers else None,
-            worker_init_fn=_leave_signals_to_the_run if workers else None,
+            worker_init_fn=_begin if workers else None,
             **more,
         )  # fmt: skip
 
@@ -111,11 +112,16 @@ def _end(worker: Any) -> None:
         worker.kill()
 
 
-def _leave_signals_to_the_run(number: int) -> None:
+def _begin(number: int) -> None:
     """A terminal and a scheduler signal a whole group of processes; the run still needs its workers for the step that
-    it finishes. They end with it."""
+    it finishes. They end with it.
+
+    Batches are handed over as files: as descriptors, which torch prefers, the run would have to ask the worker for what
+    it finds in the queue, and wait for ever for the answer of a stopped one.
+    """
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(one, signal.SIG_IGN)
+    set_sharing_strategy("file_system")
 
 
 def _cause(exitcode: int | None) -> str:
