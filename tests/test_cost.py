@@ -217,6 +217,10 @@ def tokens(model: Network, name: str, slots: int) -> Tokens:
     return Tokens({name: Stream.whole(values, torch.arange(slots))}, slots, torch.arange(slots)[:, None])
 
 
+FACTOR = {F.linear: 0, torch.mv: 0, torch.addmv: 1, torch.bmm: 0, torch.baddbmm: 1}
+"""Products of matrices, and which argument's last axis they add up."""
+
+
 class Multiplications(TorchFunctionMode):
     """Counts the FLOPs of linear maps and of attention: two for each product that is added up."""
 
@@ -224,8 +228,8 @@ class Multiplications(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if func is F.linear:
-            self.flops += 2 * result.numel() * args[0].shape[-1]
+        if func in FACTOR:
+            self.flops += 2 * result.numel() * args[FACTOR[func]].shape[-1]
         if func is torch.einsum:
             axes = [axis for operand in args[0].split("->")[0].split(",") for axis in operand]
             sizes = dict(zip(axes, [size for operand in args[1:] for size in operand.shape], strict=True))

@@ -217,7 +217,7 @@ class Reading(Task):
                 raise ValueError(f"there is no {'answer' if question and passage.places else 'question or no text'}")
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"PassageSample {record.get('id', name)!r} of {self.dataset!r} cannot be used ({error}); expected a "
+                f"Question {record.get('id', name)!r} of {self.dataset!r} cannot be used ({error}); expected a "
                 "question with answers that stand in its context (SQuAD 1.1; unanswerable: true allows for none, as in "
                 "2.0). Leave it out."
             ) from error
