@@ -56,7 +56,7 @@ def reseal(folder: Path, *extra: str) -> None:
     for name in {*manifest["files"], *extra}:
         data = (folder / name).read_bytes() if (folder / name).exists() else b""
         manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    manifest["sha256"] = checkpoint.directory._own_digest(manifest)
+    manifest["sha256"] = checkpoint.content.own_digest(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -235,7 +235,7 @@ def test_weights_that_do_not_fit_are_refused(copy):
 
 def test_another_format_is_refused(copy):
     manifest = json.loads((copy / "manifest.json").read_text()) | {"format": 99}
-    (copy / "manifest.json").write_text(json.dumps(manifest | {"sha256": checkpoint.directory._own_digest(manifest)}))
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"sha256": checkpoint.content.own_digest(manifest)}))
     with pytest.raises(CheckpointError, match="format 99; expected 1"):
         af.load(copy)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from alignments import paths_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,16 +63,6 @@ def gradient(network: Network, examples: list[Example], **more) -> torch.Tensor:
     network.zero_grad()
     loss_of(network, examples, **more)[0].backward()
     return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
-
-
-def paths_to(chances: torch.Tensor, blank: int) -> dict[tuple[int, ...], float]:
-    """p of every text: the sum over all paths that spell it, one by one."""
-    found: dict[tuple[int, ...], float] = {}
-    for path in itertools.product(range(chances.shape[1]), repeat=len(chances)):
-        said = tuple(value for value, _ in itertools.groupby(path) if value != blank)
-        p = math.exp(sum(float(chances[slot, value]) for slot, value in enumerate(path)))
-        found[said] = found.get(said, 0.0) + p
-    return found
 
 
 # ── The example ──

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from alignments import paths_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -171,12 +172,7 @@ def test_bands_are_hidden_of_the_source():
 
 def texts_of(chances: torch.Tensor, blank: int) -> dict[tuple[int, ...], float]:
     """ln p of every text, by all paths that spell it."""
-    found: dict[tuple[int, ...], float] = {}
-    for path in itertools.product(range(chances.shape[1]), repeat=len(chances)):
-        said = tuple(value for value, _ in itertools.groupby(path) if value != blank)
-        p = math.exp(sum(float(chances[slot, value]) for slot, value in enumerate(path)))
-        found[said] = found.get(said, 0.0) + p
-    return {said: math.log(p) for said, p in found.items()}
+    return {said: math.log(p) for said, p in paths_to(chances, blank).items()}
 
 
 @settings(max_examples=8, deadline=None)

@@ -145,7 +145,7 @@ def _reseal(place: Path) -> None:
         for name in manifest["files"]:
             data = (place / name).read_bytes()
             manifest["files"][name] = {"sha256": checkpoint.content.sha256(data), "bytes": len(data)}
-        manifest["sha256"] = checkpoint.directory._own_digest(manifest)
+        manifest["sha256"] = checkpoint.content.own_digest(manifest)
         (place / "manifest.json").write_text(json.dumps(manifest))
     except (ValueError, KeyError, TypeError, OSError, AttributeError):
         return  # it was the manifest that was damaged

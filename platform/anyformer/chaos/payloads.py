@@ -275,7 +275,7 @@ def _name(index: int, inside: Path) -> tuple[str, str, bool]:
         small(inside / "model")
         manifest = json.loads((inside / "model" / "manifest.json").read_text())
         manifest["files"][name] = {"sha256": checkpoint.content.sha256(b"{}"), "bytes": 2}
-        manifest["sha256"] = checkpoint.directory._own_digest(manifest)
+        manifest["sha256"] = checkpoint.content.own_digest(manifest)
         (inside / "model" / "manifest.json").write_text(json.dumps(manifest))
         return kind, name, _taken(lambda: checkpoint.load(inside / "model"))
     if kind == "tokenizer":

@@ -93,3 +93,9 @@ def json_file(value: Any) -> bytes:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def own_digest(manifest: Mapping[str, Any]) -> str:
+    """Over everything in a manifest but this digest."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return sha256(json.dumps(rest, sort_keys=True).encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -16,7 +15,16 @@ import torch
 from safetensors.torch import save as tensors_to
 from torch import Tensor
 
-from anyformer.checkpoint.content import join, json_file, read_json, read_tensors, sha256, split, weights_file
+from anyformer.checkpoint.content import (
+    join,
+    json_file,
+    own_digest,
+    read_json,
+    read_tensors,
+    sha256,
+    split,
+    weights_file,
+)
 from anyformer.checkpoint.download import URL, downloaded
 from anyformer.errors import CheckpointError, NonFiniteError
 
@@ -59,7 +67,7 @@ def write(
         "finite": True,
         "files": {n: {"sha256": sha256(data), "bytes": len(data)} for n, data in contents.items()},
     }
-    manifest["sha256"] = _own_digest(manifest)
+    manifest["sha256"] = own_digest(manifest)
     contents["manifest.json"] = json_file(manifest)
     _commit(contents, target, keep=trainer is not None)
 
@@ -70,7 +78,7 @@ def _commit(contents: Mapping[str, bytes], target: Path, keep: bool) -> None:
     new = aside / uuid.uuid4().hex[:8]  # two that save to one place cannot mix their files
     try:
         for name, data in contents.items():
-            _write_synced(new / name, data)
+            write_synced(new / name, data)
         for folder in _folders(new):
             _sync(folder)
         _exchange(new, target)
@@ -228,7 +236,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     if not _within(path, "manifest.json"):
         raise CheckpointError(f"{path}: its manifest.json is a link that leads outside the checkpoint.")
     manifest = read_json(path / "manifest.json")
-    if not isinstance(manifest, dict) or manifest.get("sha256") != _own_digest(manifest):
+    if not isinstance(manifest, dict) or manifest.get("sha256") != own_digest(manifest):
         raise CheckpointError(f"{path}: manifest.json is damaged. Use another checkpoint of the run.")
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
@@ -251,12 +259,6 @@ def _within(path: Path, name: str) -> bool:
         return False
 
 
-def _own_digest(manifest: Mapping[str, Any]) -> str:
-    """Over everything in the manifest but this digest."""
-    rest = {key: value for key, value in manifest.items() if key != "sha256"}
-    return sha256(json.dumps(rest, sort_keys=True).encode())
-
-
 def _is_checkpoint(path: Path) -> bool:
     return (path / "manifest.json").exists()
 
@@ -270,7 +272,7 @@ def _aside(path: Path) -> Path:
     return path.parent / f".tmp-{path.name}"
 
 
-def _write_synced(file: Path, data: bytes) -> None:
+def write_synced(file: Path, data: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "wb") as handle:
         handle.write(data)

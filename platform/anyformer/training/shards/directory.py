@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from anyformer.checkpoint import load_tokenizers
+from anyformer.checkpoint.content import own_digest
 from anyformer.contracts import Sample, Split, Task, Tokenizer
 from anyformer.errors import ConfigError, ShardError
 from anyformer.training.mixture import keyed
@@ -33,6 +35,8 @@ MANIFEST, TOKENIZERS = "manifest.json", "tokenizers"
 PLACES = ("data_dir",)  # settings of a task that say where its raw data lie, not what they are
 TOGETHER = 64
 """Shards among which samples are shuffled: a pass takes one group of so many after the other."""
+
+T = TypeVar("T")
 
 CURE = "Run `anyformer prepare` again with the same --out: it writes what is missing or damaged."
 
@@ -75,7 +79,25 @@ class Prepared:
                     )
 
 
-class Samples(Sequence[Sample]):
+class _Indexed(Sequence[T]):
+    """`len` and `_at` make a sequence, with slices; indices begin at 0."""
+
+    @abstractmethod
+    def _at(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(f"{index} of {len(self)}")
+        return self._at(index)
+
+
+class Samples(_Indexed[Sample]):
     """One task's samples of a split, encoded. Shards are opened when first needed, and verified then."""
 
     def __init__(self, folder: Path, task: str, split: Split, entry: Mapping[str, Any]) -> None:
@@ -86,15 +108,7 @@ class Samples(Sequence[Sample]):
     def __len__(self) -> int:
         return self.ends[-1]
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
+    def _at(self, index: int) -> Sample:
         number = bisect_right(self.ends, index) - 1
         return self._shard(number).sample(index - self.ends[number])
 
@@ -126,12 +140,12 @@ class Samples(Sequence[Sample]):
         return {**{k: v for k, v in self.__dict__.items() if k != "_lengths"}, "_open": OrderedDict()}
 
 
-class Order(Sequence[int]):
+class Order(_Indexed[int]):
     """All indices of a list of shards, in an order that is looked up a group of shards at a time, so that a pass
     through any number of samples needs the memory of one group. draw: a generator for these keys."""
 
     def __init__(self, ends: Sequence[int], draw: Callable[..., np.random.Generator]) -> None:
-        self._ends, self._draw, self._at = ends, draw, -1
+        self._ends, self._draw, self._group = ends, draw, -1
         shards = len(ends) - 1
         order = np.arange(shards) if shards <= TOGETHER else draw("shards").permutation(shards)
         self._groups = [order[at : at + TOGETHER] for at in range(0, shards, TOGETHER)]
@@ -142,21 +156,13 @@ class Order(Sequence[int]):
     def __len__(self) -> int:
         return self._ends[-1]
 
-    @overload
-    def __getitem__(self, place: int) -> int: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[int]: ...
-    def __getitem__(self, place: int | slice) -> int | list[int]:
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
-        if not 0 <= place < len(self):
-            raise IndexError(f"place {place} of {len(self)}")
-        number = bisect_right(self._group_ends, place) - 1
-        if number != self._at:
+    def _at(self, index: int) -> int:
+        number = bisect_right(self._group_ends, index) - 1
+        if number != self._group:
             of = np.concatenate([np.arange(self._ends[s], self._ends[s + 1]) for s in self._groups[number]])
             keys = (number,) if len(self._groups) > 1 else ()
-            self._at, self._indices = number, of[self._draw(*keys).permutation(len(of))]
-        return int(self._indices[place - self._group_ends[number]])
+            self._group, self._indices = number, of[self._draw(*keys).permutation(len(of))]
+        return int(self._indices[index - self._group_ends[number]])
 
 
 def settings_of(task: Task) -> dict[str, Any]:
@@ -200,14 +206,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ShardError(f"{folder}: expected {MANIFEST}, got none: it is not finished. {CURE}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ShardError(f"{file}: expected JSON, got something else ({error}). {CURE}") from error
-    if not isinstance(manifest, dict) or manifest.get("sha256") != digest(manifest):
+    if not isinstance(manifest, dict) or manifest.get("sha256") != own_digest(manifest):
         raise ShardError(f"{file}: expected what its own sha256 says, got something else: it is damaged. {CURE}")
     if manifest.get("format") != FORMAT:
         raise ShardError(f"{file}: expected format {FORMAT}, got {manifest.get('format')}. Prepare the data anew.")
     return manifest
-
-
-def digest(content: Mapping[str, Any]) -> str:
-    """Over everything but the digest itself."""
-    rest = {key: value for key, value in content.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -4,7 +4,6 @@ again, and by several at once. What is half-written has another name, and no man
 from __future__ import annotations
 
 import json
-import os
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,8 @@ import torch
 from safetensors.torch import save
 
 from anyformer import checkpoint
-from anyformer.checkpoint.content import sha256
+from anyformer.checkpoint.content import own_digest, sha256
+from anyformer.checkpoint.directory import write_synced
 from anyformer.contracts import Sample, Split, Task, Tokenizer, encode_fields
 from anyformer.errors import CheckpointError, ConfigError, SampleError, ShardError
 from anyformer.registry import tokenizers as registry
@@ -27,7 +27,6 @@ from anyformer.training.shards.directory import (
     FORMAT,
     MANIFEST,
     TOKENIZERS,
-    digest,
     opened,
     settings_of,
     verify,
@@ -98,7 +97,7 @@ def write(
         for name, task in tasks.items()
     }
     manifest = {"format": FORMAT, "tasks": entries}
-    manifest["sha256"] = digest(manifest)
+    manifest["sha256"] = own_digest(manifest)
     _commit(out / MANIFEST, json.dumps(manifest, indent=1).encode())
     return manifest
 
@@ -126,7 +125,7 @@ def _jobs(name: str, split: Split, task: Task, tokenizers: Mapping[str, Tokenize
     content = {"format": FORMAT, "task": name, "settings": settings_of(task), "tokenizers": used}
     count = len(task.examples(split))
     jobs = [Job(name, split, n, at, min(at + size, count), "") for n, at in enumerate(range(0, count, size))]
-    return [replace(job, made_of=digest(content | asdict(job))) for job in jobs]
+    return [replace(job, made_of=own_digest(content | asdict(job))) for job in jobs]
 
 
 def _finished(out: Path, job: Job) -> Record | None:
@@ -190,11 +189,7 @@ def _beside(file: Path) -> Path:
 
 def _commit(file: Path, data: bytes) -> Record:
     """Whole or not at all; its size and sha256."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     half = file.with_name(f"{HALF}{uuid.uuid4().hex[:8]}-{file.name}")
-    with open(half, "wb") as opened:
-        opened.write(data)
-        opened.flush()
-        os.fsync(opened.fileno())
+    write_synced(half, data)
     half.replace(file)
     return {"bytes": len(data), "sha256": sha256(data)}
