@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int64
@@ -11,7 +12,18 @@ from torch import Tensor, nn
 from anyformer.architecture import BackboneConfig
 from anyformer.errors import ConfigError
 from anyformer.mask import Mask
-from anyformer.sublayers import Block, Cache, Context, Memory, Probe, Projection, make_norm, make_positions
+from anyformer.sublayers import (
+    Block,
+    Cache,
+    Context,
+    FeedForward,
+    Memory,
+    Probe,
+    Projection,
+    Residual,
+    make_norm,
+    make_positions,
+)
 
 NO_PROBE: Probe = {}
 
@@ -47,6 +59,17 @@ class Backbone(nn.Module):
         for layer, block in enumerate(self.blocks):
             x = context.see("block", layer, block(x, context))
         return context.see("hidden", 0, self.final_norm(x))
+
+    def compile_blocks(self, backend: str | Callable = "inductor") -> None:
+        """Let torch.compile, with this back end, fuse what blocks do to each token by itself: one graph for all layers
+        and any number of tokens.
+
+        What looks at documents (attention, convolutions) or sends tokens different ways (experts) stays outside: a
+        graph of it would hold for the lengths of one batch.
+        """
+        for part in (part for block in self.blocks for part in block.children()):
+            if isinstance(part, Residual) and isinstance(part.sublayer, FeedForward):
+                part.compile(backend=backend, dynamic=True)
 
     def new_cache(self, documents: int, capacity: int = 64) -> Cache:
         """An empty KV cache for so many sequences."""

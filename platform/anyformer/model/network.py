@@ -80,6 +80,14 @@ class Network(nn.Module):
         positions = with_rank(batch.positions, self.rank)  # a batch without pictures may come with one axis
         return self.backbone(x, positions, batch.mask, memory, cache, probe)
 
+    def compile_blocks(self, backend: str | Callable = "inductor") -> None:
+        """Of both stacks: see `Backbone.compile_blocks`. ConfigError for a recurrent one."""
+        for stack in (self.backbone, self.encoder):
+            if stack is not None and not isinstance(stack, Backbone):
+                raise ConfigError("A recurrent stack has no blocks to compile; leave `compile` out.")
+            if stack is not None:
+                stack.compile_blocks(backend)
+
     def embed(self, batch: Batch, stack: StackConfig) -> Float[Tensor, "tokens width"]:
         """Each stream through its embedder, laid at its slots; overlays are added to what is there."""
         for name in batch.streams:

@@ -47,6 +47,7 @@ class Learner(L.LightningModule):
     `backbone.blocks.0`. freeze_norms: the norms there too. lora: `{"rank": 8, ...}`, see Adapters.
     lr, betas, weight_decay: of fused AdamW; weights with two or more axes decay, norms and biases do not.
     schedule: `{"type": "warmup_cosine" | "inverse_square_root" | "constant", ...}`.
+    compile: the back end of torch.compile ("inductor") that fuses what blocks do token by token; by default none does.
     not_finite: what to do about a NaN or an infinity, before it reaches a weight: `{"type": "stop"}` (default),
     `{"type": "skip", "most": 10}` or `{"type": "roll_back", "every": 100, "most": 3}`.
     """
@@ -68,6 +69,7 @@ class Learner(L.LightningModule):
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.1,
         schedule: dict[str, Any] | None = None,
+        compile: str | None = None,
         not_finite: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -83,7 +85,7 @@ class Learner(L.LightningModule):
         self.adapters = None if lora is None else Adapters.of(lora)
         self.backbone, self.tie, self.scale, self._model = backbone or {}, tie, scale, model
         self.lr, self.betas, self.weight_decay = lr, tuple(betas), weight_decay
-        self.schedule = schedule or {"type": "warmup_cosine"}
+        self.schedule, self.compiler = schedule or {"type": "warmup_cosine"}, compile
         self.finite = make_policy(not_finite or {})
         self.tally, self.held_out = Tally(), Tally()
         self.room = Room()
@@ -127,6 +129,8 @@ class Learner(L.LightningModule):
         self._settle_what_trains(self._model)
         if self._joined is not self.mixture:
             self.beside, self._joined = self._new_beside(self._model), self.mixture
+        if self.compiler is not None:
+            self._model.compile_blocks(self.compiler)
         shard(self, self.trainer)
 
     def _settle_what_trains(self, model: Model) -> None:
