@@ -100,7 +100,52 @@ def test_a_missed_bar_is_told_as_missed():
 
 
 def test_a_page_names_what_was_not_measured(tmp_path):
-    assert page([find("train")], tmp_path).count("Not measured.") == 1
+    """On the processor, and on an accelerator where the suite has work for one."""
+    told = page([find("startup"), find("train")], tmp_path)
+    assert told.count("Not measured.") == 3 and told.count("## train, on an accelerator") == 1
+
+
+def test_an_accelerators_answers_are_held_against_the_processors():
+    """Even where all that ran on it agree with each other; the first contender's too."""
+    suite = Suite("", "things", [], {"c": {}}, {}, {}, tolerance=1e-3)
+    told = [
+        {"case": "c", "contender": "anyformer", "answer": [2.01], "processor": [2.0]},
+        {"case": "c", "contender": "peer", "answer": [2.0001]},
+    ]
+    assert disagreements(suite, told) == ["c: the processor and anyformer are 5.0e-03 apart"]
+
+
+def test_the_share_of_the_limit_is_the_rate_times_the_formula():
+    """10 things a second of 2e9 FLOP each, where GEMM makes 100 GFLOP a second: a fifth."""
+    line = rows(anyformer=10.0, peer=5.0)
+    line |= {"flops": {"c": 2e9}, "limits": {"GEMM float32, GFLOP/s": 100.0, "GEMM bfloat16, GFLOP/s": 800.0}}
+    assert "| c | **anyformer** | 10 (10 to 10) | 1.00 | 20% | 1 |" in table(line)
+
+
+def test_parts_of_one_pass_are_told_as_parts_of_it():
+    line = rows(**{"anyformer": 4.0, "anyformer, its attention": 3.0}) | {"amount": True}
+    assert "| c | **anyformer, its attention** | 3 (3 to 3) | 0.75 | 1 |" in table(line)
+
+
+def test_cases_of_several_threads_and_of_a_compiler_say_more():
+    line = rows(anyformer=4.0, peer=2.0) | {"cases": {"c": {"threads": 2, "compiled": True}}}
+    for row in line["rows"]:
+        row |= {"wall": 7.0, "first": 61.2}
+    assert "| c | peer | 2 (2 to 2); 7 by the clock; ready after 61 s | 2.00 | 1 |" in table(line)
+
+
+def test_without_an_accelerator_one_sentence_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "--device", "cuda", "--out", str(tmp_path)])
+    assert not ended.value.code
+    assert capsys.readouterr().err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_suite_without_work_for_an_accelerator_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "startup", "--device", "cuda", "--out", str(tmp_path)])
+    assert ended.value.code == 2 and "train" in capsys.readouterr().err
 
 
 def test_no_suite_of_that_name():

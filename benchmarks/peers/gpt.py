@@ -1,7 +1,7 @@
 """The same small GPT by five hands: learned or rotary positions, norms before, exact GELU, biases, no dropout.
 
 Each is a function from sizes (`vocab`, `dim`, `depth`, `heads`, `context`) to a module. transformers' and ours have the
-same weights; the others have their own, of the same shapes.
+same weights, and the `activation` that settings may name; the others have weights of their own, of the same shapes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def transformers_gpt(s) -> nn.Module:
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=s.vocab, n_positions=s.context, n_embd=s.dim, n_layer=s.depth, n_head=s.heads,
-        activation_function="gelu", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+        activation_function=getattr(s, "activation", "gelu"), resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     return GPT2LMHeadModel(config)
 
@@ -70,7 +71,7 @@ class TorchGPT(nn.Module):
         self.encoder = nn.TransformerEncoder(layer, s.depth, nn.LayerNorm(s.dim), enable_nested_tensor=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1])
+        mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1], device=ids.device)
         x = self.table(ids) + self.places.weight[: ids.shape[1]]
         return F.linear(self.encoder(x, mask=mask, is_causal=True), self.table.weight)
 
@@ -100,17 +101,28 @@ def our_loss(model, batch) -> Tensor:
 
 def stepped(model: nn.Module, loss: Callable[[], Tensor], s, tokens: float) -> Work:
     """Forward, backward, AdamW; the answer is the loss before the first step."""
+    model.to(s.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    model.train()
 
     def run() -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=s.precision == "bf16"):
+        with torch.autocast(s.device, torch.bfloat16, enabled=s.precision == "bf16"):
             value = loss()
         value.backward()
         optimizer.step()
         optimizer.zero_grad()
         return tokens
 
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=s.precision == "bf16"):
+    with torch.no_grad(), torch.autocast(s.device, torch.bfloat16, enabled=s.precision == "bf16"):
         first = float(loss())
     return Work(run, [first])
+
+
+def compiler(s) -> str:
+    """torch.compile's back end: at toy size one that compiles nothing. What it makes is made anew, in this process, so
+    that its CPU seconds are told."""
+    if s.toy:
+        return "eager"
+    import torch._inductor.config as inductor
+
+    inductor.force_disable_caches, inductor.compile_threads = True, 1
+    return "inductor"

@@ -6,6 +6,6 @@ imports or warms up for another; all stay there and take turns, A B C A B C, so 
 falls on all alike. The file imports nothing heavy at its top: it is read to be listed, too.
 """
 
-from anyformer.bench.suite import OURS, PEERS, Bar, Contender, Settings, Suite, Work, find, names
+from anyformer.bench.suite import CPU, OURS, PEERS, Bar, Contender, Settings, Suite, Work, find, names
 
-__all__ = ["OURS", "PEERS", "Bar", "Contender", "Settings", "Suite", "Work", "find", "names"]
+__all__ = ["CPU", "OURS", "PEERS", "Bar", "Contender", "Settings", "Suite", "Work", "find", "names"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anyformer.bench.limits import LIMIT, LIMITS
-from anyformer.bench.suite import OURS, Suite, installed
+from anyformer.bench.suite import CPU, OURS, Suite, installed
 
 Line = dict[str, Any]
 Tell = Callable[[str], None]
@@ -55,57 +55,67 @@ class Player:
             self.process.wait()
 
 
-def conduct(suite: Suite, toy: bool, threads: int, out: Path, tell: Tell, rounds: int | None = None) -> Line:
-    """Run it; what was found, as plain values. Contenders take turns, case by case, and so do the limits."""
+def conduct(
+    suite: Suite, toy: bool, threads: int, out: Path, tell: Tell, rounds: int | None = None, device: str = CPU
+) -> Line:
+    """Run it; what was found, as plain values. Contenders take turns, case by case, and so do the limits. What is done
+    on an accelerator is compared with what the first contender answers on the processor."""
     count, seconds = (1, 0.0) if toy else (rounds or suite.rounds, suite.seconds)
-    rows, limits = [], {name: [] for name in LIMITS}
+    rows, limits, where = [], {name: [] for name in LIMITS}, {"toy": toy, "device": device}
     with ExitStack() as stack:
         log = out / f"{suite.file.stem}.log"
         log.unlink(missing_ok=True)
         begun = datetime.now(UTC).isoformat(timespec="seconds")
-        there = [one for one in suite.contenders if not one.lacks()]
-        players = {name: stack.enter_context(Player(suite, name, threads, log)) for name in _names(there)}
+        there = [one.name for one in suite.contenders if not one.lacks()]
+        players = {name: stack.enter_context(Player(suite, name, threads, log)) for name in there}
         machine = stack.enter_context(Player(suite, LIMIT, threads, log))
+        if device != CPU and there:
+            players[CPU] = stack.enter_context(Player(suite, there[0], threads, log))
         for case in suite.cases:
-            heard: dict[str, list[Line]] = {}
-            for one in suite.contenders:
-                if one.cases is not None and case not in one.cases:
-                    continue
-                row: Line = {"case": case, "contender": one.name}
-                rows.append(row)
-                if lacks := one.lacks():
-                    row["absent"] = ", ".join(lacks)
-                    continue
-                tell(f"{case}: {one.name} begins")
-                row |= players[one.name].ask(case=case, toy=toy)
-                if "failed" not in row:
-                    heard[one.name] = []
-            for _ in range(count):
+            begun_rows = _begin(suite, case, players, where, tell)
+            heard = {row["contender"]: [] for row in begun_rows if not row.keys() & {"absent", "failed"}}
+            for _ in range(min(count, suite.cases[case].get("rounds", count))):
                 for name in heard:
                     heard[name].append(players[name].ask(seconds=seconds))
                 for name in LIMITS:
-                    machine.ask(case=name, toy=toy)
+                    machine.ask(case=name, **where)
                     limits[name].append(_rate(machine.ask(seconds=min(seconds, 0.3))))
-            for row in rows:
-                if row["case"] == case and row["contender"] in heard:
+            for row in begun_rows:
+                if row["contender"] in heard:
                     row |= _gathered(suite, heard[row["contender"]])
                     tell(f"{case}: {row['contender']} {_seen(row)}")
+            rows += begun_rows
     return {
         "suite": suite.file.stem.replace("_", "-"), "title": suite.title, "unit": suite.unit, "amount": suite.amount,
-        "toy": toy, "rounds": count, "threads": threads, "begun": begun, **_origin(suite),
+        "toy": toy, "device": device, "rounds": count, "threads": threads, "begun": begun, **_origin(suite),
         "limits": {name: _middle([rate for rate in found if rate]) for name, found in limits.items()},
-        "flops": {case: suite.flops(suite.settings(case, toy)) for case in suite.cases} if suite.flops else {},
+        "cases": {case: dict(settings) for case, settings in suite.cases.items()},
+        "flops": {case: suite.flops(suite.settings(case, toy, device)) for case in suite.cases} if suite.flops else {},
         "disagree": disagreements(suite, rows), "bars": [str(bar) for bar in suite.bars], "rows": rows,
         "notes": suite.notes,
     }  # fmt: skip
 
 
-def _names(contenders: Sequence) -> list[str]:
-    return [one.name for one in contenders]
+def _begin(suite: Suite, case: str, players: Mapping[str, Player], where: Line, tell: Tell) -> list[Line]:
+    """A row for each contender of the case, with its answer; what the processor says of it is in the first."""
+    rows: list[Line] = []
+    for one in suite.contenders:
+        if one.cases is not None and case not in one.cases:
+            continue
+        row: Line = {"case": case, "contender": one.name}
+        rows.append(row)
+        if lacks := one.lacks():
+            row["absent"] = ", ".join(lacks)
+            continue
+        tell(f"{case}: {one.name} begins")
+        row |= players[one.name].ask(case=case, **where)
+    if CPU in players:
+        rows[0]["processor"] = players[CPU].ask(said=case, **where).get("answer")
+    return rows
 
 
 def _rate(said: Line) -> float:
-    return said["units"] / max(said["cpu"], 1e-9) if "units" in said else 0.0
+    return said["units"] / max(said["spent"], 1e-9) if "units" in said else 0.0
 
 
 def _gathered(suite: Suite, turns: Sequence[Line]) -> Line:
@@ -113,7 +123,7 @@ def _gathered(suite: Suite, turns: Sequence[Line]) -> Line:
     for one in turns:
         if "failed" in one:
             return {"failed": one["failed"]}
-    values = [one["units"] / (one["runs"] if suite.amount else max(one["cpu"], 1e-9)) for one in turns]
+    values = [one["units"] / (one["runs"] if suite.amount else max(one["spent"], 1e-9)) for one in turns]
     wall = [one["units"] / (one["runs"] if suite.amount else max(one["wall"], 1e-9)) for one in turns]
     return {"value": _middle(values), "values": values, "wall": _middle(wall), "peak_mb": turns[-1]["peak_mb"]}
 
@@ -129,10 +139,12 @@ def _seen(row: Mapping[str, Any]) -> str:
 
 
 def disagreements(suite: Suite, rows: Sequence[Line]) -> list[str]:
-    """Contenders whose answers are not the first one's of the same case."""
+    """Contenders whose answers are not the first one's of the same case, or the processor's where there is one."""
     found = []
     for case in suite.cases:
-        answers = [(row["contender"], row["answer"]) for row in rows if row["case"] == case and row.get("answer")]
+        there = [row for row in rows if row["case"] == case]
+        answers = [("the processor", row["processor"]) for row in there if row.get("processor")]
+        answers += [(row["contender"], row["answer"]) for row in there if row.get("answer")]
         for name, answer in answers[1:]:
             first = answers[0][1]
             largest = max(1e-30, *(abs(number) for number in first))

@@ -5,29 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from anyformer.bench.suite import CPU
+
 LIMIT = "the machine"  # the contender that does these
-GEMM = 1024  # rows and columns; large enough to be near the best, small enough to stay in a cache
+GEMM = {True: 1024, False: 8192}  # on a processor, elsewhere: near the best; the first also stays in a cache
 COPY = 2**26  # floats, far outside the caches
 
 
-def gemm(dtype: str) -> Callable[[], float]:
+def gemm(dtype: str, device: str) -> Callable[[], float]:
     """GFLOP of one square product."""
     import torch
 
-    pair = [torch.randn(GEMM, GEMM).to(getattr(torch, dtype)) for _ in range(2)]
+    size = GEMM[device == CPU]
+    pair = [torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2)]
 
     def run() -> float:
         torch.mm(*pair)
-        return 2 * GEMM**3 / 1e9
+        return 2 * size**3 / 1e9
 
     return run
 
 
-def copy() -> Callable[[], float]:
+def copy(device: str) -> Callable[[], float]:
     """GB read and written by one copy."""
     import torch
 
-    pair = [torch.zeros(COPY) for _ in range(2)]
+    pair = [torch.zeros(COPY, device=device) for _ in range(2)]
 
     def run() -> float:
         pair[0].copy_(pair[1])
@@ -36,8 +39,9 @@ def copy() -> Callable[[], float]:
     return run
 
 
-LIMITS: dict[str, Callable[[], Callable[[], float]]] = {
+LIMITS: dict[str, Callable[[str], Callable[[], float]]] = {
     "GEMM float32, GFLOP/s": partial(gemm, "float32"),
     "GEMM bfloat16, GFLOP/s": partial(gemm, "bfloat16"),
     "copy, GB/s": copy,
 }
+"""By device."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anyformer.bench.conductor import best, ours
-from anyformer.bench.suite import OURS, PEERS, Bar, Suite
+from anyformer.bench.suite import ACCELERATOR, CPU, OURS, PEERS, Bar, Suite
 from anyformer.errors import ConfigError
 
 Line = dict[str, Any]
@@ -16,23 +16,47 @@ Line = dict[str, Any]
 
 def table(line: Line) -> list[str]:
     """A line of Markdown for each contender of each case."""
-    flops = line["flops"]
-    unit = line["unit"] if line["amount"] else f"{line['unit']} / CPU s"
+    flops, second = line["flops"], "CPU s" if line.get("device", CPU) == CPU else "s"
+    unit = line["unit"] if line["amount"] else f"{line['unit']} / {second}"
+    ratio = "ours / it" if _has_peers(line) else "it / the first"
     share = " of GEMM |" if flops else ""
-    lines = [f"| case | | {unit} (lowest to highest) | ours / it |{share} peak memory, MB |"]
+    lines = [f"| case | | {unit} (lowest to highest) | {ratio} |{share} peak memory, MB |"]
     lines.append("|---|---|---|---|" + ("---|" if flops else "") + "---|")
     for row in line["rows"]:
-        own, name = ours(line, row["case"]), row["contender"]
+        name = row["contender"]
         label = f"**{name}**" if name.startswith(OURS) else name
         if "value" not in row:
             why = f"not installed: {row['absent']}" if "absent" in row else f"failed: {row.get('failed', 'not run')}"
             lines.append(f"| {row['case']} | {label} | {why} | |{' |' if flops else ''} |")
             continue
-        spread = f"{number(row['value'])} ({number(min(row['values']))} to {number(max(row['values']))})"
-        ratio = "" if own is None or not row["value"] else f"{own['value'] / row['value']:.2f}"
         of = f" {_share(line, row):.0%} |" if flops else ""
-        lines.append(f"| {row['case']} | {label} | {spread} | {ratio} |{of} {row['peak_mb']:,.0f} |")
+        lines.append(
+            f"| {row['case']} | {label} | {_seen(line, row)} | {_ratio(line, row)} |{of} {row['peak_mb']:,.0f} |"
+        )
     return lines
+
+
+def _has_peers(line: Line) -> bool:
+    return not all(row["contender"].startswith(OURS) for row in line["rows"])
+
+
+def _seen(line: Line, row: Line) -> str:
+    """The figure, and what a case of several threads or a compiler is about."""
+    spread = f"{number(row['value'])} ({number(min(row['values']))} to {number(max(row['values']))})"
+    case = line.get("cases", {}).get(row["case"], {})
+    if "threads" in case:
+        spread += f"; {number(row['wall'])} by the clock"
+    if case.get("compiled"):
+        spread += f"; ready after {row['first']:,.0f} s"
+    return spread
+
+
+def _ratio(line: Line, row: Line) -> str:
+    if not _has_peers(line):
+        first = next(one for one in line["rows"] if one["case"] == row["case"])
+        return f"{row['value'] / first['value']:.2f}" if first.get("value") else ""
+    own = ours(line, row["case"])
+    return "" if own is None or not row["value"] else f"{own['value'] / row['value']:.2f}"
 
 
 def _share(line: Line, row: Line) -> float:
@@ -80,15 +104,23 @@ def section(suite: Suite, line: Line) -> list[str]:
     load = f"{line['load'][0]:.0f}" if line["load"] else "unknown"
     agree = "; ".join(line["disagree"]) or "agree"
     compared = any(row.get("answer") for row in line["rows"])
+    on = "" if line.get("device", CPU) == CPU else f", on {', '.join(machine['accelerators'])}"
     return [
-        f"## {line['suite']}", "", *([line["title"], ""]), *table(line), "", *verdicts(suite, line), "",
+        f"## {line['suite']}{on}", "", *([line["title"], ""]), *table(line), "", *verdicts(suite, line), "",
         *([line["notes"], ""] if line["notes"] else []),
-        *([f"Answers: {agree}.", ""] if compared else []),
+        *([_formula(suite), ""] if suite.flops else []),
+        *([f"Answers: {agree}, within {suite.tolerance:g} of the largest number.", ""] if compared else []),
         f"Limits in the same run: {limits}. {line['rounds']} rounds, {line['threads']} threads, "
         f"load {load} at the end. {machine['processor']}, {machine['cores']} cores; Python {machine['python']}, "
         f"{versions}; commit {(line['commit'] or 'none')[:10]}{' and changes' if line['changed'] else ''}, "
         f"{line['begun']}.", "",
     ]  # fmt: skip
+
+
+def _formula(suite: Suite) -> str:
+    """What is counted for the share of the limit."""
+    counted = " ".join((suite.flops.__doc__ or "").split()) if suite.flops else ""
+    return f"Of GEMM: the rate times these FLOP, over the rate of GEMM in the same run. {counted}"
 
 
 def page(suites: Sequence[Suite], out: Path) -> str:
@@ -98,18 +130,19 @@ def page(suites: Sequence[Suite], out: Path) -> str:
         "Written by `anyformer bench --page FILE` from the lines of `anyformer bench NAME`. Each contender has a",
         "process of its own and all take turns; figures are medians over the turns, by CPU seconds, so that what else",
         "runs on the machine hardly counts. Differences below 10 % are ties. Peaks are of the whole process, with its",
-        "imports. On accelerators nothing was measured.", "",
+        "imports. What can be measured on an accelerator, by `--device cuda`, says whether it was.", "",
     ]  # fmt: skip
     for suite in suites:
-        line = kept(suite, out)
-        name = suite.file.stem.replace("_", "-")
-        parts += section(suite, line) if line else [f"## {name}", "", suite.title, "", "Not measured.", ""]
+        for device in (CPU, *([ACCELERATOR] if suite.accelerated is not None else [])):
+            line, name = kept(suite, out, device), suite.file.stem.replace("_", "-")
+            on = "" if device == CPU else ", on an accelerator"
+            parts += section(suite, line) if line else [f"## {name}{on}", "", suite.title, "", "Not measured.", ""]
     return "\n".join(parts)
 
 
-def kept(suite: Suite, out: Path) -> Line | None:
+def kept(suite: Suite, out: Path, device: str = CPU) -> Line | None:
     """What was last measured; ConfigError for a file that is none of ours."""
-    file = out / f"{suite.file.stem.replace('_', '-')}.json"
+    file = out / f"{suite.file.stem.replace('_', '-')}{'' if device == CPU else f'.{device}'}.json"
     if not file.exists():
         return None
     try:

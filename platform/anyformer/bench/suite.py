@@ -16,6 +16,8 @@ from anyformer.errors import ConfigError, unknown
 
 OURS = "anyformer"
 PEERS = "the best peer"
+CPU = "cpu"  # where CPU seconds count; anywhere else it is the clock's
+ACCELERATOR = "cuda"
 
 Settings = SimpleNamespace
 """A suite's sizes and one case's settings, as attributes."""
@@ -72,9 +74,11 @@ class Suite:
     """contenders: the first is ours; its name, like those of our other forms, begins with `anyformer`.
 
     unit: of which a contender does as many as it can in a CPU second; with `amount`, of which less is better. cases:
-    their settings, by name. full, toy: sizes, of the real measurement and of a test that it works. flops: of one unit,
-    forward and backward, for the share of the limit. tolerance: how far answers may lie apart, relative to the largest.
-    seconds: of CPU time that one turn takes, at least. notes: what a reader of the table must know.
+    their settings, by name; `threads` and `rounds` among them are for the bench: of how many threads each contender is,
+    and the most turns that it takes. full, toy: sizes, of the real measurement and of a test that it works.
+    accelerated: what differs on an accelerator, where the suite's work can be done on `device`. flops: of one unit,
+    forward and backward, for the share of the limit; its docstring is the formula. tolerance: how far answers may lie
+    apart, relative to the largest. seconds: that one turn takes, at least. notes: what a reader of the table must know.
     """
 
     title: str
@@ -84,6 +88,7 @@ class Suite:
     full: Mapping[str, Any]
     toy: Mapping[str, Any]
     amount: bool = False
+    accelerated: Mapping[str, Any] | None = None
     flops: Callable[[Settings], float] | None = None
     tolerance: float = 1e-3
     seconds: float = 2.0
@@ -92,8 +97,9 @@ class Suite:
     notes: str = ""
     file: Path = field(default=Path(), compare=False)
 
-    def settings(self, case: str, toy: bool) -> Settings:
-        return Settings(case=case, toy=toy, **{**self.full, **self.cases[case], **(self.toy if toy else {})})
+    def settings(self, case: str, toy: bool, device: str = CPU) -> Settings:
+        sizes = self.toy if toy else {} if device == CPU else self.accelerated or {}
+        return Settings(case=case, toy=toy, device=device, **{**self.full, **self.cases[case], **sizes})
 
 
 def folder() -> Path:

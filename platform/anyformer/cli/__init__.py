@@ -199,6 +199,10 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--toy", action="store_true", help="at a size that only shows that it works")
     parser.add_argument("--rounds", type=int, help="turns that each contender takes (default: the suite's)")
     parser.add_argument("--threads", type=int, default=1, help="of each contender (default 1)")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu",
+        help="cuda: suites of models on an accelerator, without names all of them, checked against the processor",
+    )  # fmt: skip
     parser.add_argument("--out", default="runs/bench", metavar="DIR", help="the JSON's folder (default runs/bench)")
     parser.add_argument("--page", metavar="FILE", help="write what the folder holds as a page of Markdown")
 
