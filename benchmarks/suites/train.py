@@ -26,7 +26,7 @@ def transformers(s: Settings) -> Work:
     from peers.gpt import compiler, stepped, transformers_gpt
 
     model, ids = transformers_gpt(s), data(s)
-    if s.compiled:
+    if s.compiled and not s.toy:  # to trace it alone takes half a minute
         model.compile(backend=compiler(s))
     return stepped(model, lambda: model(input_ids=ids, labels=ids).loss, s, s.batch * s.time)
 
