@@ -15,8 +15,9 @@ from anyformer.contracts import Loss, Objective
 from anyformer.model import ForwardPass
 from anyformer.tokens import Stream
 
-PART = 2**23
-"""Logits that are held at a time: enough rows to be worth a product of matrices, and no more memory than 32 MB."""
+PART = 8_000_000
+"""Logits that are held at a time: enough rows to be worth a product of matrices, and no more memory than 32 MB, from
+which on the C library asks the system for fresh pages each time: to have them zeroed cost a tenth of a step."""
 
 
 class FromHidden(Objective):
@@ -42,10 +43,14 @@ def count(targets: Mapping[str, Stream]) -> float:
 
 def error(said: Tensor, wanted: Tensor) -> Tensor:
     """Summed over what is wanted; computed in float32, or wider where the answer is."""
-    said = said.to(torch.promote_types(said.dtype, torch.float32))
     if wanted.is_floating_point():
+        said = said.to(_wide(said))
         return F.mse_loss(said, wanted.to(said.dtype), reduction="none").flatten(1).mean(1).sum()
     return cross_entropy(said, wanted)[0]
+
+
+def _wide(said: Tensor) -> torch.dtype:
+    return torch.promote_types(said.dtype, torch.float32)
 
 
 def read_and_compare(forward: ForwardPass, name: str, target: Stream, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -74,12 +79,13 @@ class _InParts(torch.autograd.Function):
         for some, values, place in zip(rows.split(size), wanted.split(size), gradient.split(size), strict=True):
             leaf = some.detach().requires_grad_()
             with torch.enable_grad():
-                summed, nats = cross_entropy(head(leaf), values, smoothing)
-            own, *others = torch.autograd.grad(summed, (leaf, *weights))
+                said = head(leaf)
+            slope = torch.empty_like(said)
+            found.append(_compare(said.detach(), values, smoothing, slope))
+            own, *others = torch.autograd.grad(said, (leaf, *weights), slope)
             place.copy_(own)
             for total, other in zip(of_weights, others, strict=True):
                 total += other
-            found.append(torch.stack((summed.detach(), nats)))
         ctx.gradients = [gradient, *of_weights]
         summed, nats = torch.stack(found).sum(0)
         ctx.mark_non_differentiable(nats)
@@ -97,39 +103,50 @@ def cross_entropy(said: Tensor, wanted: Tensor, smoothing: float = 0.0) -> tuple
     """(1 - ε) · nll + ε · the mean over the vocabulary, summed over rows (arXiv:1512.00567 §7; arXiv:1706.03762 §5.4);
     and the nll by itself, in nats, without a gradient.
 
-    said: float[rows, vocabulary], in float32 or wider. wanted: int64[rows].
+    said: float[rows, vocabulary]. wanted: int64[rows]. The sums are computed in float32 or wider.
     """
-    return _CrossEntropy.apply(said.to(torch.promote_types(said.dtype, torch.float32)), wanted, smoothing)
+    return _CrossEntropy.apply(said, wanted, smoothing)
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """The gradient is the softmax less what was wanted: one array of the logits' size is kept and becomes the gradient
-    in place, where torch's own writes several."""
+    """The gradient is computed with the loss: one array of the logits' size is kept for it."""
 
     @staticmethod
     def forward(ctx: Any, said: Tensor, wanted: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-        highest = said.amax(-1, keepdim=True)
-        weights = (said - highest).exp_()
-        sums = weights.sum(-1, keepdim=True)
-        log_sum = sums.log() + highest
-        nats = (log_sum - said.gather(-1, wanted[:, None])).sum()
-        even = (log_sum[:, 0] - said.mean(-1)).sum() if smoothing else torch.zeros_like(nats)
-        ctx.save_for_backward(wanted)
-        ctx.weights, ctx.sums, ctx.smoothing = weights, sums, smoothing
+        ctx.slope = torch.empty_like(said)
+        summed, nats = _compare(said, wanted, smoothing, ctx.slope)
         ctx.mark_non_differentiable(nats)
-        return (1 - smoothing) * nats + smoothing * even, nats
+        return summed, nats
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        if ctx.weights is None:
+        if ctx.slope is None:
             raise RuntimeError("The gradient of this loss was computed before, and its memory is in use elsewhere.")
-        (wanted,) = ctx.saved_tensors
-        gradient, ctx.weights = ctx.weights.mul_(grads[0] / ctx.sums), None
-        if ctx.smoothing:
-            gradient.sub_(grads[0] * ctx.smoothing / gradient.shape[-1])
-        rows = torch.arange(len(wanted), device=wanted.device)
-        gradient[rows, wanted] -= grads[0] * (1 - ctx.smoothing)
+        gradient, ctx.slope = ctx.slope.mul_(grads[0]), None
         return gradient, None, None
+
+
+NEAR = 2**18
+"""Logits that are compared at a time on a CPU: few enough that what is computed of them stays in its cache."""
+
+
+def _compare(said: Tensor, wanted: Tensor, smoothing: float, slope: Tensor) -> Tensor:
+    """The two sums of `cross_entropy`; the gradient of the first, the softmax less what was wanted, goes to `slope`."""
+    rows = max(1, NEAR // said.shape[-1] if said.device.type == "cpu" else len(said))
+    parts = zip(said.split(rows), wanted.split(rows), slope.split(rows), strict=True)
+    return torch.stack([_compare_rows(*part, smoothing) for part in parts]).sum(0)
+
+
+def _compare_rows(said: Tensor, wanted: Tensor, slope: Tensor, smoothing: float) -> Tensor:
+    wide, wanted, even = _wide(said), wanted[:, None], smoothing / said.shape[-1]
+    likely = said.to(wide).softmax(-1)
+    # where a row is highest, its softmax is no underflow: there log Σ exp is the logit less the log of it
+    log_sum = said.amax(-1, keepdim=True).to(wide) - likely.amax(-1, keepdim=True).log()
+    nats = log_sum - said.gather(-1, wanted).to(wide)
+    summed = nats if not smoothing else (1 - smoothing) * nats + smoothing * (log_sum - said.mean(-1, True, dtype=wide))
+    slope.copy_(likely - even if smoothing else likely)
+    slope.scatter_(-1, wanted, (torch.expm1(-nats) + smoothing - even).to(slope.dtype))
+    return torch.stack((summed.sum(), nats.sum()))
 
 
 def sum_of_means(sums: Mapping[str, Tensor], targets: Mapping[str, Stream], weights: Mapping[str, float]) -> Loss:
