@@ -138,14 +138,15 @@ def _compare(said: Tensor, wanted: Tensor, smoothing: float, slope: Tensor) -> T
 
 
 def _compare_rows(said: Tensor, wanted: Tensor, slope: Tensor, smoothing: float) -> Tensor:
-    wide, wanted, even = _wide(said), wanted[:, None], smoothing / said.shape[-1]
-    likely = said.to(wide).softmax(-1)
+    said = said.to(_wide(said))
+    rows, even = torch.arange(len(said), device=said.device), smoothing / said.shape[-1]
+    likely = said.softmax(-1)
     # where a row is highest, its softmax is no underflow: there log Σ exp is the logit less the log of it
-    log_sum = said.amax(-1, keepdim=True).to(wide) - likely.amax(-1, keepdim=True).log()
-    nats = log_sum - said.gather(-1, wanted).to(wide)
-    summed = nats if not smoothing else (1 - smoothing) * nats + smoothing * (log_sum - said.mean(-1, True, dtype=wide))
+    log_sum = said.amax(-1) - likely.amax(-1).log()
+    nats = log_sum - said[rows, wanted]
+    summed = nats if not smoothing else (1 - smoothing) * nats + smoothing * (log_sum - said.mean(-1))
     slope.copy_(likely - even if smoothing else likely)
-    slope.scatter_(-1, wanted, (torch.expm1(-nats) + smoothing - even).to(slope.dtype))
+    slope[rows, wanted] = (torch.expm1(-nats) + smoothing - even).to(slope.dtype)
     return torch.stack((summed.sum(), nats.sum()))
 
 
