@@ -8,13 +8,15 @@ import pytest
 import torch
 import torch._dynamo.utils
 from runs import learner, mixture, registered, trainer
+from torch.nn.attention.flex_attention import flex_attention
 
 import anyformer as af
 from anyformer.architecture import BackboneConfig
 from anyformer.backbone import Backbone
 from anyformer.errors import ConfigError
 from anyformer.mask import Mask
-from anyformer.sublayers import Memory
+from anyformer.sublayers import Memory, backends
+from anyformer.sublayers.attend import _block_mask as block_mask
 
 LENGTHS = [
     (5, 9),
@@ -87,6 +89,20 @@ def test_one_graph_serves_all_lengths(kind):
         counts.append(graphs.count)
     assert counts == [1] * len(LENGTHS)
     assert list(fused.state_dict()) == names
+
+
+def test_few_graphs_of_fused_attention_serve_all_documents():
+    """FlexAttention, which is compiled on a GPU: one for the first batch's number of blocks, one for any, one for a
+    single block; however many documents there are, and of what lengths."""
+    graphs = Graphs()
+    run = torch.compile(flex_attention, dynamic=True, backend=graphs)
+    for lengths in [(50, 90), (170,), (30, 110, 40), (70,) * 5, (400,), (9, 9), (64,)]:
+        mask = Mask.causal(lengths)
+        q, k, v = (torch.randn(1, 2, sum(lengths), 4) for _ in range(3))
+        found = run(q, k, v, block_mask=block_mask(mask, q.device), scale=0.5)
+        wanted = backends["eager"](*(x[0].transpose(0, 1) for x in (q, k, v)), mask, 0.5, None, 0.0)
+        torch.testing.assert_close(found[0].transpose(0, 1), wanted)
+    assert graphs.count <= 3
 
 
 def test_what_has_no_one_graph_is_left_alone():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -199,7 +200,7 @@ def flex(q, k, v, mask, scale, bias, dropout):
         raise MaskError("FlexAttention has no backward on CPU; use `documents` there.")
     from torch.nn.attention.flex_attention import flex_attention
 
-    run = _compiled_flex() if q.is_cuda else flex_attention
+    run = _compiled(flex_attention) if q.is_cuda else flex_attention
     blocks = mask.kept(("blocks", q.device), lambda: _block_mask(mask, q.device))
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
     out = run(q, k, v, block_mask=blocks, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
@@ -207,39 +208,35 @@ def flex(q, k, v, mask, scale, bias, dropout):
 
 
 def _block_mask(mask: Mask, device: torch.device):
-    """The mask as FlexAttention's predicate over packed indices."""
+    """The mask as FlexAttention's predicate over packed indices. It holds tensors and what all masks of a model have in
+    common, never a length, for which it would be compiled anew."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     query_document, key_document = (mask.document_of(lengths).to(device) for lengths in (mask.queries, mask.keys))
     cu_queries, cu_keys = mask.cu_queries.to(device), mask.cu_keys.to(device)
-    prefix = torch.tensor(mask.prefix, device=device)
-    behind = torch.tensor(mask.keys, device=device) - torch.tensor(mask.queries, device=device)
-    everything = sum(mask.keys) + 1
-    window, causal = mask.window or everything, mask.autoregressive
-    size, before = mask.chunk or (everything, 0)
+    # one more than there are documents, for a graph for many of something never serves for one
+    prefix = torch.tensor((*mask.prefix, 0), device=device)
+    behind = torch.tensor((*mask.keys, 0), device=device) - torch.tensor((*mask.queries, 0), device=device)
+    causal, window, chunk = mask.autoregressive, mask.window, mask.chunk
 
     def sees(b, h, query, key):
         document = query_document[query]
         i = query - cu_queries[document] + behind[document]
         j = key - cu_keys[document]
-        seen = (causal & (j <= i)) | (j < prefix[document])
-        back = i // size - j // size
-        seen = seen & (back >= 0) & (back <= before)
-        return (document == key_document[key]) & seen & ((i - j).abs() < window)
+        seen = (document == key_document[key]) & ((causal & (j <= i)) | (j < prefix[document]))
+        if chunk is not None:
+            back = i // chunk[0] - j // chunk[0]
+            seen = seen & (back >= 0) & (back <= chunk[1])
+        return seen if window is None else seen & ((i - j).abs() < window)
 
-    return create_block_mask(
-        sees, None, None, sum(mask.queries), sum(mask.keys), device=device, _compile=device.type == "cuda"
-    )
-
-
-def _compiled_flex():
-    if not _compiled:
-        from torch.nn.attention.flex_attention import flex_attention
-
-        _compiled.append(torch.compile(flex_attention, dynamic=True))
-    return _compiled[0]
+    make = _compiled(create_block_mask) if device.type == "cuda" else create_block_mask
+    return make(sees, None, None, sum(mask.queries), sum(mask.keys), device=device)
 
 
-_compiled: list[Callable] = []
+@cache
+def _compiled(function: Callable) -> Callable:
+    """For any number of tokens and documents."""
+    return torch.compile(function, dynamic=True)
+
 
 backends: dict[str, Backend] = {"eager": eager, "documents": documents, "flex": flex}
