@@ -41,5 +41,5 @@ $(READY): pyproject.toml
 	@echo "Setting up $(VENV) (the first time on a machine downloads torch, which takes minutes)"
 	@if test -e $@; then rm $@; else $(PYTHON) -m venv --clear $(VENV); fi
 	@$(PIP) install --quiet --disable-pip-version-check uv
-	@env -u UV_SYSTEM_PYTHON $(VENV)/bin/uv pip install --python $(VENV)/bin/python -e '.[dev]'
+	@env -u UV_SYSTEM_PYTHON $(VENV)/bin/uv pip install --compile-bytecode --python $(VENV)/bin/python -e '.[dev]'
 	@touch $@
