@@ -10,8 +10,8 @@ import pytest
 from anyformer import registry
 from anyformer.bench import Bar, Suite, find, names
 from anyformer.bench.conductor import disagreements
-from anyformer.bench.page import achieved, page, table, verdicts
-from anyformer.bench.worker import begin, turn
+from anyformer.bench.page import achieved, page, table, utilisation, verdicts
+from anyformer.bench.worker import begin, serve, turn
 from anyformer.cli import main
 from anyformer.errors import ConfigError
 
@@ -41,6 +41,18 @@ SUITE = Suite(
         Contender("absent", broken, ("no-such-distribution",)),
     ],
     bars=[Bar("only", at_least=0.5, beside="twin")],
+)
+"""
+
+SIZED = """
+from anyformer.bench import Contender, Suite, Work
+
+def never():
+    raise RuntimeError("asked to work")
+
+SUITE = Suite(
+    title="Sized.", unit="things", cases={"only": {}}, full={"size": 1}, toy={}, accelerated={"size": 7},
+    contenders=[Contender("anyformer", lambda s: Work(never, [s.size, s.device == "cpu"]))],
 )
 """
 
@@ -115,11 +127,29 @@ def test_an_accelerators_answers_are_held_against_the_processors():
     assert disagreements(suite, told) == ["c: the processor and anyformer are 5.0e-03 apart"]
 
 
+def test_the_processor_answers_at_the_accelerators_sizes(tmp_path):
+    """And does nothing else for it: the work itself would take it long."""
+    (tmp_path / "suites").mkdir()
+    (file := tmp_path / "suites" / "sized.py").write_text(SIZED)
+    asked = iter([json.dumps({"said": "only", "toy": False, "device": "cuda"}), ""])
+    said: list[str] = []
+    serve(file, "anyformer", lambda: next(asked), said.append)
+    assert [json.loads(line) for line in said] == [{"answer": [7.0, 1.0]}]
+
+
 def test_the_share_of_the_limit_is_the_rate_times_the_formula():
     """10 things a second of 2e9 FLOP each, where GEMM makes 100 GFLOP a second: a fifth."""
     line = rows(anyformer=10.0, peer=5.0)
     line |= {"flops": {"c": 2e9}, "limits": {"GEMM float32, GFLOP/s": 100.0, "GEMM bfloat16, GFLOP/s": 800.0}}
     assert "| c | **anyformer** | 10 (10 to 10) | 1.00 | 20% | 1 |" in table(line)
+
+
+def test_utilisation_is_told_by_the_data_sheet_of_an_accelerator():
+    """1e6 tokens a second of 3e8 FLOP each are 300 of 989 TFLOP/s; elsewhere, and in float32, nothing is said."""
+    line = rows(anyformer=1e6) | {"device": "cuda", "machine": {"accelerators": ["NVIDIA H100 80GB HBM3"]}}
+    line |= {"flops": {"bf16": 3e8, "fp32": 3e8}, "rows": [{**line["rows"][0], "case": "bf16"}]}
+    assert utilisation(line) == ["* bf16: MFU 30.3% of the data sheet's 989 TFLOP/s"]
+    assert utilisation(line | {"device": "cpu"}) == []
 
 
 def test_parts_of_one_pass_are_told_as_parts_of_it():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from anyformer.bench.suite import ACCELERATOR, CPU, OURS, PEERS, Bar, Suite
 from anyformer.errors import ConfigError
 
 Line = dict[str, Any]
+
+NARROW = re.compile("bf16|bfloat16")
+DATA_SHEETS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+"""FLOP/s of dense products in bfloat16, by a part of the accelerator's name."""
 
 
 def table(line: Line) -> list[str]:
@@ -60,7 +65,7 @@ def _ratio(line: Line, row: Line) -> str:
 
 
 def _share(line: Line, row: Line) -> float:
-    narrow = any(word in f"{row['case']} {row['contender']}" for word in ("bf16", "bfloat16"))
+    narrow = NARROW.search(f"{row['case']} {row['contender']}")
     limit = line["limits"][f"GEMM {'bfloat16' if narrow else 'float32'}, GFLOP/s"]
     return row["value"] * line["flops"][row["case"]] / (limit * 1e9)
 
@@ -106,7 +111,8 @@ def section(suite: Suite, line: Line) -> list[str]:
     compared = any(row.get("answer") for row in line["rows"])
     on = "" if line.get("device", CPU) == CPU else f", on {', '.join(machine['accelerators'])}"
     return [
-        f"## {line['suite']}{on}", "", *([line["title"], ""]), *table(line), "", *verdicts(suite, line), "",
+        f"## {line['suite']}{on}", "", *([line["title"], ""]), *table(line), "",
+        *verdicts(suite, line), *utilisation(line), "",
         *([line["notes"], ""] if line["notes"] else []),
         *([_formula(suite), ""] if suite.flops else []),
         *([f"Answers: {agree}, within {suite.tolerance:g} of the largest number.", ""] if compared else []),
@@ -118,9 +124,24 @@ def section(suite: Suite, line: Line) -> list[str]:
 
 
 def _formula(suite: Suite) -> str:
-    """What is counted for the share of the limit."""
+    """What is counted for the share of the limit, which is the model FLOP utilisation (arXiv:2204.02311 appendix B) by
+    what the machine was seen to do."""
     counted = " ".join((suite.flops.__doc__ or "").split()) if suite.flops else ""
     return f"Of GEMM: the rate times these FLOP, over the rate of GEMM in the same run. {counted}"
+
+
+def utilisation(line: Line) -> list[str]:
+    """The same by the accelerator's data sheet, where that is known: a sentence for each case in bfloat16."""
+    names = " ".join(line["machine"]["accelerators"])
+    peak = next((peak for name, peak in DATA_SHEETS.items() if name in names), None)
+    if line.get("device", CPU) == CPU or peak is None:
+        return []
+    own = {case: ours(line, case) for case in line["flops"] if NARROW.search(case)}
+    return [
+        f"* {case}: MFU {row['value'] * line['flops'][case] / peak:.1%} of the data sheet's {peak / 1e12:.0f} TFLOP/s"
+        for case, row in own.items()
+        if row is not None
+    ]
 
 
 def page(suites: Sequence[Suite], out: Path) -> str:
