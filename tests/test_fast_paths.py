@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import anyformer as af
 from anyformer.mask import Mask
@@ -51,6 +52,18 @@ def test_a_loss_in_parts_with_a_frozen_head(monkeypatch):
     whole = told(model, batch, 0.0, 1.0)
     monkeypatch.setattr(losses, "PART", 1)
     torch.testing.assert_close(told(model, batch, 0.0, 1.0), whole)
+
+
+def test_a_loss_in_parts_can_be_counted(monkeypatch):
+    """Counters of FLOPs watch modules' inputs, and a leaf among them would end the pass."""
+    model, batch = model_and_batch(True)
+    found = []
+    for part in (10**6, 1):
+        monkeypatch.setattr(losses, "PART", part)
+        with FlopCounterMode(display=False) as counter:
+            told(model, batch, 0.0, 1.0)
+        found.append(counter.get_total_flops())
+    assert found[0] == found[1] > 0
 
 
 def test_a_loss_in_parts_has_one_gradient(monkeypatch):
