@@ -248,7 +248,7 @@ def test_training_hears_variations_and_nobody_else(shelf):
     was, own_rate = other.source.clips("train")[0].wave()
     assert rate == own_rate and wave.shape == was.shape and not np.array_equal(wave, was)
     assert other.examples("train")[0].values["audio"] == sample.values["audio"]
-    for wrong, says in (({"gain": -1}, "gain of 0 dB or more"), ({"pitch": 1}, "settings of Variation")):
+    for wrong, says in (({"gain": -1}, "gain and a colour of 0 dB or more"), ({"pitch": 1}, "settings of Variation")):
         with pytest.raises(ConfigError, match=says):
             SoundClassification("fsdd", str(shelf), augment=wrong)
 

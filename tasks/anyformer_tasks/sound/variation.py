@@ -1,4 +1,4 @@
-"""A recording as it might have been as well: louder, faster, begun elsewhere."""
+"""A recording as it might have been as well: louder, by another microphone, faster, begun elsewhere."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ class Variation:
     gain: at most so many decibels louder or softer. speed: at most so much faster or slower, pitch and all (0.1: a
     tenth; Ko et al. 2015, Interspeech, "Audio augmentation for speech recognition"). turned: it begins anywhere and
     goes on from its start behind its end; so does a faster one, which ends too soon, while a slower one is cut.
+    colour: at most so many decibels louder at some frequencies and softer at others, as another microphone and room
+    would have it (Nam et al. 2022, arXiv:2110.03282, in its linear form).
     """
 
     gain: float = 0.0
     speed: float = 0.0
     turned: bool = False
+    colour: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.gain < math.inf or not 0 <= self.speed < 1:
-            raise ConfigError(f"{self}; expected a gain of 0 dB or more, and a speed from 0 to below 1.")
+        if not 0 <= self.gain < math.inf or not 0 <= self.colour < math.inf or not 0 <= self.speed < 1:
+            raise ConfigError(f"{self}; expected a gain and a colour of 0 dB or more, and a speed from 0 to below 1.")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -45,7 +48,20 @@ class Variation:
         pace = math.exp(rng.uniform(-1, 1) * math.log1p(self.speed))
         begin = int(rng.integers(length)) if self.turned and length else 0
         heard = np.roll(samples, -begin, axis=1) if pace == 1 else between(samples, begin + pace * np.arange(length))
+        heard = coloured(heard, rate, self.colour, rng) if self.colour and length else heard
         return (factor * heard).astype(np.float32), rate
+
+
+def coloured(
+    samples: Float[np.ndarray, "channels time"], rate: int, most: float, rng: np.random.Generator
+) -> Float64[np.ndarray, "channels time"]:
+    """A recording of another frequency response: 3 to 6 frequencies, the lowest and the highest among them, have gains
+    ~ U{-most … most} dB, and those between two of them lie on the line from one to the other, on the mel scale."""
+    length = samples.shape[1]
+    mel = np.log1p(np.fft.rfftfreq(length, 1 / rate) / 700)
+    places = np.concatenate(([0.0], np.sort(rng.uniform(size=rng.integers(1, 5))), [1.0])) * mel[-1]
+    decibels = np.interp(mel, places, rng.uniform(-most, most, len(places)))
+    return np.fft.irfft(np.fft.rfft(samples) * 10 ** (decibels / 20), length)
 
 
 def between(

@@ -13,6 +13,7 @@ from torch import Tensor
 from anyformer.errors import ConfigError, SampleError, unknown
 
 RANGE = 1e-6, 1e6  # of mel power: the noise of 16 bits, and well above any full-scale sound
+SILENCE = 1e-10  # of mel power: no recording's loudest band is softer
 
 Edges = Literal["constant", "reflect"]
 Bands = Float[Tensor, "frames mels"]
@@ -20,10 +21,21 @@ Bands = Float[Tensor, "frames mels"]
 
 @dataclass(frozen=True)
 class Standardised:
-    """Natural logarithms, each band on a scale of its own that `fit` learns; silence is heard beyond both ends."""
+    """Natural logarithms, each band on a scale of its own that `fit` learns; silence is heard beyond both ends.
+
+    range: decibels. Each clip is heard relative to its loudest, and nothing in it as softer than so much below that. By
+    default clips keep their loudness, down to the noise of 16 bits. Then their pauses tell who recorded them and with
+    what, and a model that has heard a few speakers may not understand the next: for such as are to, set a range.
+    """
+
+    range: float | None = None
 
     learns: ClassVar[bool] = True
     edges: ClassVar[Edges] = "constant"
+
+    def __post_init__(self) -> None:
+        if self.range is not None and not 0 < self.range < math.inf:
+            raise ConfigError(f"scaling has range={self.range}; expected more than 0 dB, such as 45, or none.")
 
     def heard(self, samples: int, rate: int) -> int:
         """How many samples are heard of a clip of so many."""
@@ -41,7 +53,10 @@ class Standardised:
         return (frames - 1) * hop + hop // 2
 
     def logarithm(self, power: Bands) -> Bands:
-        return power.clamp(*RANGE).log()
+        if self.range is None:
+            return power.clamp(*RANGE).log()
+        loudest = power.max().clamp(min=SILENCE)
+        return (power / loudest).clamp(min=10 ** (-self.range / 10)).log()
 
     def power(self, logarithm: Bands) -> Bands:
         return logarithm.clamp(*map(math.log, RANGE)).exp()
@@ -82,7 +97,7 @@ class Whisper:
         return frames * hop + hop // 2
 
     def logarithm(self, power: Bands) -> Bands:
-        return power[:-1].clamp(min=1e-10).log10()
+        return power[:-1].clamp(min=SILENCE).log10()
 
     def power(self, logarithm: Bands) -> Bands:
         return 10 ** logarithm.clamp(-10, math.log10(RANGE[1]))

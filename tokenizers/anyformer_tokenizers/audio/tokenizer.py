@@ -26,7 +26,7 @@ from anyformer.errors import ConfigError, TokenizerError
 from anyformer.tokens import Stream, StreamSpec, Tokens
 from anyformer_tokenizers.audio.clip import Extent, measure, resampled, waveform
 from anyformer_tokenizers.audio.conformer import Conformer, Subsampling
-from anyformer_tokenizers.audio.scaling import Edges, Whisper, scaling_of
+from anyformer_tokenizers.audio.scaling import Edges, Standardised, Whisper, scaling_of
 from anyformer_tokenizers.standardisation import STATISTICS, Standardisation
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class AudioTokenizer(Tokenizer):
     sample_rate: Hz. window (even), hop: samples. low, high: Hz, by default 0 and half the sample rate.
     subsampling: frames per slot, a power of two. layers, heads, kernel (slots, odd), dropout: the embedder's
     conformer blocks. max_seconds: longer clips raise LimitError before they are read.
-    scaling: `{type: whisper, pad: true}` makes Whisper's frames, floor(n / hop) of them, see `Whisper`.
+    scaling: `{type: standardised, range: 45}` makes how loud a clip is, and its background, tell nothing, see
+    `Standardised`; `{type: whisper, pad: true}` makes Whisper's frames, floor(n / hop) of them, see `Whisper`.
 
     `fit` learns a mean and a deviation for each mel band, and comes before encode and decode, unless another scaling
     has nothing to learn.
@@ -93,7 +94,7 @@ class AudioTokenizer(Tokenizer):
     def config(self) -> dict[str, Any]:
         """The settings; without `scaling` where it is the default, which older checkpoints did not write."""
         settings = super().config()
-        return {k: v for k, v in settings.items() if k != "scaling"} if self._scaling.learns else settings
+        return {k: v for k, v in settings.items() if k != "scaling"} if self._scaling == Standardised() else settings
 
     @property
     def streams(self) -> tuple[StreamSpec, ...]:
