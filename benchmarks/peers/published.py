@@ -35,8 +35,9 @@ def ours(model: nn.Module, config: Mapping[str, Any] | None, inputs: Mapping[str
 
 def passes(model: nn.Module, output: Callable[[], Tensor], s: Settings, units: float) -> Work:
     """Inference, or a training step on the mean square of the output (`s.train`), in float32 or under autocast to
-    bfloat16 (`s.precision`). The answer is the mean square in float32."""
-    model.eval()  # neither dropout nor statistics of a batch, so that answers can be compared
+    bfloat16 (`s.precision`), on `s.device`, where what the output is made of must be. The answer is the mean square in
+    float32."""
+    model.to(s.device).eval()  # neither dropout nor statistics of a batch, so that answers can be compared
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
 
     def loss() -> Tensor:
@@ -48,7 +49,7 @@ def passes(model: nn.Module, output: Callable[[], Tensor], s: Settings, units: f
     optimizer.zero_grad()
 
     def run() -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=s.precision == "bf16"):
+        with torch.autocast(s.device, torch.bfloat16, enabled=s.precision == "bf16"):
             if not s.train:
                 with torch.inference_mode():
                     output()

@@ -24,13 +24,15 @@ def anyformer(s: Settings) -> Work:
     model, config, frames, lengths = theirs(s)
     given = {"input": frames, "lengths": lengths}
     mine, batch = ours(model, {"cls": "torchaudio.models.Conformer", **config}, given)
+    batch = batch.to(s.device)
     return passes(mine, lambda: mine(batch), s, s.batch * s.time)
 
 
 def torchaudio(s: Settings) -> Work:
     from peers.published import passes
 
-    model, _, frames, lengths = theirs(s)
+    model, _, *given = theirs(s)
+    frames, lengths = (one.to(s.device) for one in given)
     return passes(model, lambda: model(frames, lengths)[0], s, s.batch * s.time)
 
 
@@ -48,6 +50,7 @@ SUITE = Suite(
     },
     full={"dim": 256, "heads": 4, "depth": 6, "batch": 2, "time": 400},
     toy={"dim": 16, "heads": 2, "depth": 1, "batch": 2, "time": 40},
+    accelerated={"batch": 32},
     bars=[Bar("train bf16", at_least=1.1, beside=PEERS), Bar("infer bf16", at_least=1.1, beside=PEERS)],
     notes="A step trains on the mean square of the outputs, batch norms with their running statistics. bf16 is "
     "autocast with float32 weights.",

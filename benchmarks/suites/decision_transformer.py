@@ -32,14 +32,16 @@ def anyformer(s: Settings) -> Work:
 
     model, inputs = theirs(s)
     mine, batch = ours(model, None, inputs)
-    states = torch.arange(1, batch.tokens, 3)  # an action is said where the state before it stands
+    batch = batch.to(s.device)
+    states = torch.arange(1, batch.tokens, 3, device=s.device)  # an action is said where the state before it stands
     return passes(mine, lambda: mine.read("rl.action", mine(batch)[states]), s, 1)
 
 
 def transformers(s: Settings) -> Work:
     from peers.published import passes
 
-    model, inputs = theirs(s)
+    model, given = theirs(s)
+    inputs = {name: one.to(s.device) for name, one in given.items()}
     return passes(model, lambda: model(**inputs).action_preds, s, 1)
 
 
@@ -57,6 +59,7 @@ SUITE = Suite(
     },
     full={"dim": 128, "depth": 3, "batch": 64, "steps": 20},
     toy={"dim": 16, "depth": 1, "batch": 2, "steps": 4},
+    accelerated={"batch": 1024},
     bars=[Bar("train bf16", at_least=1.1, beside=PEERS), Bar("infer bf16", at_least=1.1, beside=PEERS)],
     notes="An update trains on the mean square of the predicted actions; transformers computes those of returns and "
     "states too, which nothing here asks of ours. bf16 is autocast with float32 weights.",

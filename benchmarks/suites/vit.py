@@ -26,7 +26,7 @@ def anyformer(s: Settings) -> Work:
 
     model, config, pixels = theirs(s)
     mine, batch = ours(model, {"cls": CLS, **config}, {"pixel_values": pixels})
-    starts = torch.tensor(batch.starts)
+    batch, starts = batch.to(s.device), torch.tensor(batch.starts, device=s.device)
     return passes(mine, lambda: mine.read("label", mine(batch)[starts]), s, s.batch)
 
 
@@ -34,6 +34,7 @@ def timm(s: Settings) -> Work:
     from peers.published import passes
 
     model, _, pixels = theirs(s)
+    pixels = pixels.to(s.device)
     return passes(model, lambda: model(pixels), s, s.batch)
 
 
@@ -45,7 +46,7 @@ def torchvision(s: Settings) -> Work:
 
     torch.manual_seed(0)
     model = VisionTransformer(s.size, 16, s.depth, s.heads, s.dim, 4 * s.dim)
-    pixels = torch.randn(s.batch, 3, s.size, s.size)
+    pixels = torch.randn(s.batch, 3, s.size, s.size, device=s.device)
     return Work(passes(model, lambda: model(pixels), s, s.batch).run)
 
 
@@ -64,6 +65,7 @@ SUITE = Suite(
     },
     full={"size": 224, "dim": 384, "depth": 12, "heads": 6, "batch": 4},
     toy={"size": 32, "dim": 16, "depth": 1, "heads": 2, "batch": 2},
+    accelerated={"batch": 128},
     bars=[Bar("train bf16", at_least=1.0, beside="timm"), Bar("infer bf16", at_least=1.0, beside="timm")],
     notes="A step trains on the mean square of the logits. bf16 is autocast with float32 weights.",
 )
