@@ -217,6 +217,19 @@ def test_each_sample_loses_another_part_and_a_prompt_none():
     assert everything.prepare(picture(5, 5), np.random.default_rng(0)).tokens.length == 2
 
 
+def test_words_may_be_dropped_that_are_read_but_not_those_that_are_predicted():
+    text = StreamSpec.discrete("text", 10, special={"class": 8, "separator": 9})
+    label = StreamSpec.discrete("label", 2)
+    specs = {"text": (text,), "label": (label,)}
+    inner = {"type": "classification", "pooling": "mean"}
+    made = TokenDropping(objective=inner, stream="text", least=0.5, most=0.5).ready(specs)
+    sample = {"text": Tokens.of("text", torch.arange(8)), "label": Tokens.of("label", torch.tensor([1]))}
+    first, *left, last = made.prepare(sample, np.random.default_rng(0)).tokens.streams["text"].values.tolist()
+    assert (first, last) == (8, 9) and len(left) == 4 and left == sorted(left)
+    with pytest.raises(ConfigError, match="stream='text'; expected what is read, of: none"):
+        TokenDropping(objective={"type": "next_token"}, stream="text").ready({"text": (text,)})
+
+
 def test_without_a_rate_it_is_the_objective_itself():
     tokens, none = picture(3, 3), TokenDropping(objective={"type": "classification"}, most=0.0)
     one, other = (each.ready(SPECS).prepare(tokens, np.random.default_rng(0)) for each in (none, Classification()))
@@ -226,7 +239,7 @@ def test_without_a_rate_it_is_the_objective_itself():
 def test_what_cannot_be_dropped_is_refused():
     with pytest.raises(ConfigError, match=r"least=0\.6, most=0\.5"):
         TokenDropping(least=0.6)
-    with pytest.raises(ConfigError, match="stream='label'; expected one of rows, of: image"):
+    with pytest.raises(ConfigError, match="stream='label'; expected what is read, of: image"):
         TokenDropping(objective={"type": "classification"}, stream="label").ready(SPECS)
     sound = Tokens(
         {"sound": Stream(torch.randn(8, 3), torch.arange(2), torch.tensor([[8, 2]]))}, 2, torch.arange(2)[:, None]

@@ -27,6 +27,7 @@ class Around(Objective):
     stream: str = ""
 
     called: ClassVar[str]
+    of_values: ClassVar[bool] = False  # whether the stream may be a discrete one too that is not predicted
 
     def __post_init__(self) -> None:
         settings = dict(self.objective)
@@ -41,10 +42,12 @@ class Around(Objective):
 
     def ready(self, specs: Mapping[str, Sequence[StreamSpec]]) -> Self:
         streams = {spec.name: spec for each in specs.values() for spec in each}
-        if self.stream not in streams or streams[self.stream].is_discrete:
-            rows = sorted(name for name, spec in streams.items() if not spec.is_discrete)
+        read = set(streams) - set(self.predicts(specs)) if self.of_values else set()
+        taken = sorted(name for name, spec in streams.items() if name in read or not spec.is_discrete)
+        if self.stream not in taken:
+            kind = "what is read" if self.of_values else "one of rows"
             raise ConfigError(
-                f"{self.called} has stream={self.stream!r}; expected one of rows, of: {', '.join(rows) or 'none'}."
+                f"{self.called} has stream={self.stream!r}; expected {kind}, of: {', '.join(taken) or 'none'}."
             )
         twin = copy(self)
         twin._inner = self._inner.ready(specs)

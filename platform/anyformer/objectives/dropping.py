@@ -19,10 +19,11 @@ from anyformer.tokens import StreamSpec, Tokens
 @dataclass
 class TokenDropping(Around):
     """Another objective whose training samples lack a part of their patches, another one each time and for each sample
-    (NaViT, Dehghani et al. 2023, arXiv:2307.06304 §2.2, "continuous token dropping"). What is left keeps its positions.
+    (NaViT, Dehghani et al. 2023, arXiv:2307.06304 §2.2, "continuous token dropping"), or of their pieces of text (word
+    dropout, Iyyer et al. 2015, P15-1162 §2.3). What is left keeps its positions.
 
-    objective: `{"type": ..., ...}`. stream: of rows with a slot each. least, most: the part of a sample's rows that is
-    left out is drawn evenly between them; one row always stays.
+    objective: `{"type": ..., ...}`. stream: of values or rows with a slot each. least, most: the part of a sample's
+    that is left out is drawn evenly between them; one always stays.
 
     Prompts, which lack a field, are left as they are. So are not samples of a held-out split that lack none: a
     validation loss is that of what is left.
@@ -35,6 +36,7 @@ class TokenDropping(Around):
     _fields: frozenset[str] = field(default=frozenset(), init=False, repr=False)
 
     called: ClassVar[str] = "token_dropping"
+    of_values: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         fraction("token_dropping", least=self.least, most=self.most)
