@@ -149,8 +149,8 @@ def test_a_context_in_pieces_is_refused(model):
 
 def test_the_cache_grows_and_keeps_what_it_has(model):
     """Past its capacity, for one long sequence beside a short one."""
-    session = model.session(2)
-    capacity = session.cache.capacity
+    session, capacity = model.session(2), 64
+    session.cache = model.backbone.new_cache(2, capacity)
     long, short = words(*(n % 9 for n in range(capacity + 9))), words(1, 2)
     session.append([cut(long, 0, capacity - 1), short])
     assert session.cache.capacity == capacity

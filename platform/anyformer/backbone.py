@@ -71,7 +71,7 @@ class Backbone(nn.Module):
             if isinstance(part, Residual) and isinstance(part.sublayer, FeedForward):
                 part.compile(backend=backend, dynamic=True)
 
-    def new_cache(self, documents: int, capacity: int = 64) -> Cache:
+    def new_cache(self, documents: int, capacity: int = 0) -> Cache:
         """An empty KV cache for so many sequences."""
         config = self.config
         if "attention" not in config.recipe or not self.blocks:
@@ -89,16 +89,18 @@ class Entry(nn.Module):
         super().__init__()
         width = config.embed_width
         eps = config.norm_eps if config.embed_norm_eps is None else config.embed_norm_eps
-        self.norm = make_norm(config.norm, width, eps) if config.embed_norm else nn.Identity()
-        self.project = nn.Linear(width, config.dim) if width != config.dim else nn.Identity()
+        self.norm = make_norm(config.norm, width, eps) if config.embed_norm else None
+        self.project = nn.Linear(width, config.dim) if width != config.dim else None
         self.shift = nn.Parameter(torch.zeros(width)) if config.embed_shift else None
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "tokens width"], where: Tensor | None) -> Float[Tensor, "tokens dim"]:
-        x = self.norm(x if where is None else x + where)
+        x = x if where is None else x + where
+        x = x if self.norm is None else self.norm(x)
         if self.shift is not None:
             x = x + self.shift
-        return self.project(self.dropout(x) if self.training else x)
+        x = self.dropout(x) if self.training else x
+        return x if self.project is None else self.project(x)
 
 
 def _initialise(backbone: Backbone) -> None:

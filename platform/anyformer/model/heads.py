@@ -19,21 +19,23 @@ class Head(nn.Module):
         super().__init__()
         inner = config.dense or dim
         self.factor = dim**-0.5 if config.scaled else 1.0
-        self.dense = nn.Linear(dim, inner) if config.dense else nn.Identity()
-        self.activation = activation_named(config.activation) if config.activation else nn.Identity()
-        self.norm = nn.LayerNorm(inner, eps=config.norm_eps) if config.norm else nn.Identity()
+        self.dense = nn.Linear(dim, inner) if config.dense else None
+        self.activation = activation_named(config.activation) if config.activation else None
+        self.norm = nn.LayerNorm(inner, eps=config.norm_eps) if config.norm else None
         self.weight = nn.Parameter(torch.empty(width, inner))
         self.bias = nn.Parameter(torch.zeros(width)) if config.bias else None
         self.offset: Tensor | None
         self.register_buffer("offset", torch.zeros(width) if config.offset else None)
-        self.squash = activation_named(config.squash) if config.squash else nn.Identity()
+        self.squash = activation_named(config.squash) if config.squash else None
         nn.init.normal_(self.weight, std=std or inner**-0.5)
 
     def forward(self, hidden: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows width"]:
         x = hidden if self.factor == 1 else hidden * self.factor
-        x = self.norm(self.activation(self.dense(x)))
+        for step in (self.dense, self.activation, self.norm):
+            x = x if step is None else step(x)
         said = linear(x, self.weight, self.bias)
-        return self.squash(said if self.offset is None else said + self.offset)
+        said = said if self.offset is None else said + self.offset
+        return said if self.squash is None else self.squash(said)
 
     def tie(self, name: str, embedder: nn.Module) -> None:
         """Share an embedder's table (arXiv:1608.05859)."""

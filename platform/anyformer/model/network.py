@@ -108,7 +108,7 @@ class Network(nn.Module):
 
     def embed_each(self, name: str, values: Tensor) -> Float[Tensor, "values width"]:
         """Values of one stream, each an item of its own that fills one slot: as `embed` of nothing else."""
-        items = torch.ones(len(values), 2, dtype=torch.int64, device=values.device)
+        items = values.new_ones(len(values), 2, dtype=torch.int64)
         return self.embedders[module_key(name)](values, items)
 
     def read(self, name: str, hidden: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows width"]:

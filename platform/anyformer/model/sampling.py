@@ -80,7 +80,7 @@ class Sampling:
 
     def weigh(self, logits: Logits, said: Histories) -> Logits:
         """The logits that a value is chosen by; -inf for what cannot be. said: see `rules`."""
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = wide(logits)
         for rule in self.rules:
             logits = rule(logits, said)
         if self.temperature == 0:
@@ -119,7 +119,7 @@ class Sampling:
         dice, stream = Dice(self.seed, len(answers)), answers[0].stream
         going = list(range(len(answers)))
         while True:
-            logits = session.network.read(stream, session.last)
+            logits = wide(session.network.read(stream, session.last))
             values = self.choose(logits, [answers[i].history for i in going], dice)
             said = dict(zip(going, checked(stream, values, log_probabilities(logits, values), going), strict=True))
             yield [answer.take([said[i]]) if i in said else [] for i, answer in enumerate(answers)]
@@ -137,6 +137,11 @@ class Sampling:
 GREEDY = Sampling(temperature=0)
 
 
+def wide(logits: Logits) -> Logits:
+    """In float32 or better, row by row."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32), memory_format=torch.contiguous_format)
+
+
 def drawn(weights: Float64[Tensor, "rows vocab"], rolled: Float64[Tensor, " rows"]) -> Int64[Tensor, " rows"]:
     """Values as likely as they weigh: the first whose cumulative weight passes the roll, so never one of weight 0."""
     reached = weights.cumsum(-1)
@@ -146,7 +151,7 @@ def drawn(weights: Float64[Tensor, "rows vocab"], rolled: Float64[Tensor, " rows
 
 def log_probabilities(logits: Logits, values: Int64[Tensor, " rows"]) -> Float[Tensor, " rows"]:
     """Of these values by these logits; NaN where the logits are no distribution."""
-    nats = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    nats = wide(logits).log_softmax(-1)
     return nats.gather(-1, values.clamp(min=0)[:, None])[:, 0]
 
 

@@ -73,9 +73,9 @@ class Session:
         self, stream: str, values: Sequence[int], positions: Sequence[int]
     ) -> Float[Tensor, "tokens dim"]:
         """One more value of one stream for every sequence, at these positions: as `append`, but much faster."""
-        network = self.network
-        x = network.embed_each(stream, torch.tensor(values, device=network.device))
-        where = torch.tensor(positions, device=network.device)[:, None]
+        device = self.last.device
+        x = self.network.embed_each(stream, torch.tensor(values, device=device))
+        where = torch.tensor(positions, device=device)[:, None]
         hidden = self._read(x, where, (1,) * len(values), None)
         for had, value, length in zip(self.had, values, self.lengths, strict=True):
             had.append((length - 1, stream, value))

@@ -67,7 +67,7 @@ def _stepped(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tenso
     """All documents in one call, from where their keys and values are kept. Query heads that share keys are so many
     queries of them."""
     visible = mask.kept(("step", q.device), lambda: _seen_by_last(mask, q.device))
-    grouped = q.reshape(len(k), k.shape[1], -1, q.shape[-1])
+    grouped = q.reshape(k.shape[0], k.shape[1], -1, q.shape[-1])
     return F.scaled_dot_product_attention(grouped, k, v, attn_mask=visible, scale=scale).reshape(q.shape)
 
 

@@ -54,7 +54,8 @@ class Attention(nn.Module):
             qk = self.qkv(turned, slice(None, edge)).unflatten(-1, (-1, self.head_dim))
             v = self.qkv(x, slice(edge, None)).unflatten(-1, (-1, self.head_dim))
         else:
-            parts = self.qkv(x).view(x.shape[0], count + self.key_heads, self.head_dim)
+            rows = self.qkv(x).contiguous()  # of few, they may come column by column
+            parts = rows.view(x.shape[0], count + self.key_heads, self.head_dim)
             if place.rotate is None:
                 q, k, v = parts.split_with_sizes((self.heads, self.key_heads, self.key_heads), 1)
                 return q, k, v
@@ -87,7 +88,7 @@ class CrossAttention(Attention):
         memory, cache = context.memory, context.cache
         if memory is None:
             raise ConfigError("Cross-attention has no source to read; give each example a `source`.")
-        q = self.q(x).unflatten(-1, (-1, self.head_dim))
+        q = self.q(x).contiguous().unflatten(-1, (-1, self.head_dim))
         if cache is None:
             (k, v), lengths = self._keys_and_values(memory.states), memory.lengths
         else:

@@ -58,9 +58,9 @@ class Block(nn.Module):
             counted[kind] += 1
             self.names.append(kind if counted[kind] == 1 else f"{kind}_{counted[kind]}")
             self.add_module(self.names[-1], Residual(entry, config, layer))
-        self.end_norm = make_norm(config.norm, config.dim, config.norm_eps) if config.end_norm else nn.Identity()
+        self.end_norm = make_norm(config.norm, config.dim, config.norm_eps) if config.end_norm else None
 
     def forward(self, x: Float[Tensor, "tokens dim"], context: Context) -> Float[Tensor, "tokens dim"]:
         for name in self.names:
             x = getattr(self, name)(x, context)
-        return self.end_norm(x)
+        return x if self.end_norm is None else self.end_norm(x)

@@ -12,13 +12,16 @@ from anyformer.mask import Mask, cumulative
 
 Pair = tuple[Tensor, Tensor]
 
+STEPS = 128
+"""Steps that a cache that grows makes room for, at the least: each growth copies it."""
+
 
 class Cache:
     """Room for `capacity` tokens of each of `documents` sequences in every layer.
 
     A forward pass writes the new tokens' keys and values behind the `lengths` already there and reads all of
-    them; `advance` then counts the new ones in. Grows by doubling when a sequence outgrows it. What cross-attention
-    makes of the source is computed once, on the first pass, and kept in `source`.
+    them; `advance` then counts the new ones in. Grows at least by doubling when a sequence outgrows it. What
+    cross-attention makes of the source is computed once, on the first pass, and kept in `source`.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class Cache:
         """Make room for these many more tokens of each sequence."""
         needed = max(have + more for have, more in zip(self.lengths, queries, strict=True))
         if needed > self.capacity:
-            capacity = max(needed, 2 * self.capacity)
+            capacity = needed + max(needed, STEPS)
             self.keep(_longer(self.store, 4, capacity))
             self.positions = _longer(self.positions, 1, capacity)
 
@@ -50,8 +53,11 @@ class Cache:
         return Mask(queries, keys, prefix or (0,) * len(keys))
 
     def keep(self, store: Float[Tensor, "layers 2 documents kv_heads capacity head_dim"]) -> None:
-        """Have this as room, and that of each layer's keys and values at hand."""
-        self.store, self.rooms = store, [layer.unbind(0) for layer in store.unbind(0)]
+        """Have this as room."""
+        self.store = store
+        self.opened: Mask | None = None  # whose pass it is that `fresh` and `seen` are for
+        self.fresh: list[Pair] = []
+        self.seen: list[Pair] = []
 
     def advance(self, queries: tuple[int, ...]) -> None:
         self.lengths = [have + more for have, more in zip(self.lengths, queries, strict=True)]
@@ -93,13 +99,22 @@ class Cache:
     ) -> Pair:
         """Write new keys and values; returns all of them: as they came where nothing was there before, else as they
         are kept, `[documents, kv_heads, longest, head_dim]`, each document's `mask.keys` first."""
-        k, v = self.rooms[layer]
+        if self.opened is not mask:
+            self._open(mask)
+        k, v = self.fresh[layer]
+        if mask.is_step and mask.is_even:
+            k.copy_(keys)
+            v.copy_(values)
+            return self.seen[layer]
         _write(k, keys, mask)
         _write(v, values, mask)
-        if mask.queries == mask.keys:
-            return keys, values
-        longest = max(mask.keys)
-        return k.narrow(2, 0, longest), v.narrow(2, 0, longest)
+        return (keys, values) if mask.queries == mask.keys else self.seen[layer]
+
+    def _open(self, mask: Mask) -> None:
+        """Once a pass: where each layer's new keys and values go, and all of them."""
+        self.opened, self.seen = mask, _pairs(self.store.narrow(4, 0, max(mask.keys)))
+        even = mask.is_step and mask.is_even  # then they stand side by side
+        self.fresh = _pairs(self.store.select(4, mask.keys[0] - 1) if even else self.store)
 
     def place(self, positions: Int64[Tensor, "tokens rank"], mask: Mask) -> Int64[Tensor, "keys rank"]:
         """Write the new tokens' positions; returns every key's."""
@@ -139,13 +154,16 @@ def packed(kept: Float[Tensor, "documents kv_heads longest head_dim"], mask: Mas
     return torch.cat([each[:, :count].transpose(0, 1) for each, count in zip(kept, mask.keys, strict=True)])
 
 
+def _pairs(store: Float[Tensor, "layers 2 *room"]) -> list[Pair]:
+    """Keys and values, layer by layer."""
+    rooms = store.flatten(0, 1).unbind(0)
+    return list(zip(rooms[::2], rooms[1::2], strict=True))
+
+
 def _write(room: Tensor, new: Tensor, mask: Mask) -> None:
     """New rows `[tokens, heads, …]` into `room [documents, heads, capacity, …]`, behind what each document has."""
-    if mask.is_even and mask.is_step:
-        room.select(2, mask.keys[0] - 1).copy_(new)
-    else:
-        places = mask.kept(("places", room.device), lambda: _places(mask, room.device))
-        room.transpose(1, 2).index_put_(places, new.to(room.dtype))
+    places = mask.kept(("places", room.device), lambda: _places(mask, room.device))
+    room.transpose(1, 2).index_put_(places, new.to(room.dtype))
 
 
 def _places(mask: Mask, device: torch.device) -> Pair:
