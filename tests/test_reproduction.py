@@ -59,14 +59,15 @@ def test_the_line_and_its_rows(small, tmp_path, capsys):
 
 
 def test_the_headline_may_be_the_mean_of_all_rows(small, tmp_path, capsys):
-    """Folds and speakers that are left out in turn."""
-    page = yaml.safe_load(small.read_text()) | {"headline": "mean"}
+    """Folds and speakers that are left out in turn; and another split may be judged than the test's."""
+    page = yaml.safe_load(small.read_text()) | {"headline": "mean", "split": "train"}
     small.write_text(yaml.safe_dump(page))
     assert Reproduction.named(str(small)).headlines == ("once", "twice")
     with pytest.raises(SystemExit):
         main(["reproduce", str(small), "--out", str(tmp_path / "out")])
     result = json.loads(capsys.readouterr().out)
     assert result["value"] == pytest.approx(sum(row["value"] for row in result["rows"]) / 2)
+    assert '"split": "train"' in (tmp_path / "out" / "report-once" / "report.json").read_text()
 
 
 def test_floating_point_operations_are_those_of_the_training(small, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""A published result in small, by name: rows of experiments, each trained, judged on its test split and timed.
+"""A published result in small, by name: rows of experiments, each trained, judged and timed.
 
 A file of `configs/reproductions` names the rows. A row is one experiment, or several of which each begins with what the
 one before it has learned:
@@ -74,7 +74,8 @@ class Reproduction:
     """What a file of `configs/reproductions` says.
 
     baseline: the reference's score, `{of, value}`; without one, the task's own first baseline is computed. task: which
-    of the last experiment's tasks is judged, where it has several; judged, another one instead, `{name: settings}`.
+    of the last experiment's tasks is judged, where it has several; judged, another one instead, `{name: settings}`;
+    split, on which of its splits: "train" for what is to be learned by heart.
     For the tables of results: bars, what is hoped for; page, the one it stands on; peer, a script of `benchmarks` that
     does the same with other means.
     """
@@ -86,6 +87,7 @@ class Reproduction:
     baseline: Mapping[str, Any] | None = None
     task: str | None = None
     judged: Mapping[str, Any] = field(default_factory=dict)
+    split: str = "test"
     bars: tuple[Mapping[str, Any], ...] = ()
     page: str = ""
     peer: str = ""
@@ -225,7 +227,7 @@ def train(step: Step, out: Path, data_dir: str | None, seed: int, before: Path |
 def judge(
     reproduction: Reproduction, name: str, chain: Sequence[Trained], out: Path, data_dir: str | None, seed: int
 ) -> Row:
-    """The row of one chain: its last checkpoint on the test split of its task."""
+    """The row of one chain: its last checkpoint on the judged split of its task."""
     began = cpu_seconds()
     last = chain[-1]
     there = reproduction.judged or last.experiment.data["tasks"]
@@ -235,7 +237,7 @@ def judge(
             f"Reproduction {reproduction.name!r}, row {name!r}: expected one task to judge; "
             f"say which (`task:`): {', '.join(there)}."
         )
-    plan = {"seed": seed, "split": "test", "tasks": tasks, "baselines": reproduction.baseline is None}
+    plan = {"seed": seed, "split": reproduction.split, "tasks": tasks, "baselines": reproduction.baseline is None}
     report = evaluate(
         load(last.checkpoint),
         plan,
