@@ -4,10 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyformer.errors import ConfigError
+from anyformer_tasks.sound import SoundClassification
+from anyformer_tasks.sound.clip import Clip
+from anyformer_tasks.sound.pauses import trimmed
 from anyformer_tasks.sound.variation import Variation
 from anyformer_tokenizers.audio import AudioTokenizer
 
@@ -90,3 +94,41 @@ def test_colour_keeps_what_a_recording_is_and_how_long(length, channels, seed):
 def test_colour_is_named_where_it_is_wrong():
     with pytest.raises(ConfigError, match="a gain and a colour of 0 dB or more"):
         Variation(colour=-1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(before=st.integers(0, 4000), behind=st.integers(0, 4000), factor=st.floats(0.01, 1))
+def test_the_silence_around_a_word_is_cut_off(before, behind, factor, tmp_path_factory):
+    """Nothing of the word is lost, however loud it is; at most a tenth of a second stays on either side."""
+    spoken = factor * 0.3 * np.random.default_rng(before).standard_normal(2400).clip(-3, 3)
+    path = tmp_path_factory.mktemp("one") / "it.wav"
+    soundfile.write(path, np.concatenate((np.zeros(before), spoken, np.zeros(behind))), RATE)
+    clip = trimmed(Clip("it", str(path), {}), below=30)
+    assert clip.span is not None
+    start, stop = clip.span
+    assert max(0, before - RATE // 10) <= start <= before + RATE // 100
+    assert before + 2400 - RATE // 50 <= stop <= before + 2400 + RATE // 10
+    assert clip.wave()[0].shape[1] == stop - start > 0
+
+
+@pytest.mark.parametrize("wave", [np.zeros(900), np.zeros(20), np.full(900, 0.1)])
+def test_what_has_no_silent_ends_stays(wave, tmp_path):
+    """Nor is one cut that is silent throughout, or too short to be measured."""
+    soundfile.write(tmp_path / "it.wav", wave, RATE)
+    clip = trimmed(Clip("it", str(tmp_path / "it.wav"), {}), below=30)
+    assert clip.wave()[0].shape[1] >= len(wave) - RATE // 100
+
+
+def test_a_task_trims_all_its_clips(tmp_path):
+    """What is trained on and what is judged, of which baselines are told the same; without the setting, none."""
+    (tmp_path / "recordings").mkdir()
+    for take in range(12):
+        soundfile.write(tmp_path / f"recordings/3_ann_{take}.wav", word(take)[0], RATE)
+    plain, short = (SoundClassification("fsdd", str(tmp_path), trim=trim) for trim in (None, 30.0))
+    for split in ("train", "test"):
+        for sample, other in zip(short.examples(split), plain.examples(split), strict=True):
+            wave, rate = sample.values["audio"]
+            assert sample.id == other.id and isinstance(other.values["audio"], str)
+            assert rate == RATE and 2000 <= wave.shape[1] < 3000
+    with pytest.raises(ConfigError, match="expected more than 0 dB, or none"):
+        SoundClassification("fsdd", str(tmp_path), trim=0.0).examples("train")

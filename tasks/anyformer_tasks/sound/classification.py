@@ -32,8 +32,9 @@ class SoundClassification(Task):
     """dataset, data_dir: a page of configs/datasets/sound, and where its files are.
 
     label: the clips' field to be told. leave_out: by field, what the clips of the test split have, whatever the page
-    says of it, and no other has: `{speaker: george}`, `{fold: 1}`. augment: how training varies a recording, see
-    Variation; by default not at all.
+    says of it, and no other has: `{speaker: george}`, `{fold: 1}`. trim: of every clip, what is softer at both ends
+    than so many decibels below its loudest is cut off. augment: how training varies a recording, see Variation; by
+    default not at all.
 
     A sample is {"audio": …, "label": …}.
     """
@@ -42,6 +43,7 @@ class SoundClassification(Task):
     data_dir: str = ""
     label: str = "digit"
     leave_out: dict[str, Any] = field(default_factory=dict)
+    trim: float | None = None
     augment: dict[str, Any] = field(default_factory=dict)
 
     fields: ClassVar[Mapping[str, str]] = {"audio": "audio", "label": "label"}
@@ -56,7 +58,7 @@ class SoundClassification(Task):
 
     @cached_property
     def source(self) -> SoundSet:
-        return SoundSet.named(self.dataset, self.data_dir, self.leave_out)
+        return SoundSet.named(self.dataset, self.data_dir, self.leave_out, self.trim)
 
     def examples(self, split: Split) -> Sequence[Sample]:
         return [

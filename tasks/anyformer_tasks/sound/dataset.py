@@ -7,6 +7,7 @@ each of them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -19,7 +20,7 @@ from anyformer_tasks.files import content
 from anyformer_tasks.pages import HeldOut, read_page, without_held_out
 from anyformer_tasks.sound import elsewhere
 from anyformer_tasks.sound.clip import Clip
-from anyformer_tasks.sound.pauses import words_of
+from anyformer_tasks.sound.pauses import trimmed, words_of
 
 
 @dataclass
@@ -40,6 +41,7 @@ class SoundSet:
     held_out: by split, of which one every n-th clip is taken out for it (`{validation: {of: train, every: 10}}`).
     cut: the field, a list, at the pauses between whose parts each recording is cut up: its clips are these parts. One
     in which not as many are told apart is left out.
+    trim: decibels; of every clip, what is softer at both ends than so much below its loudest is cut off.
     """
 
     name: str
@@ -56,6 +58,7 @@ class SoundSet:
     splits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     held_out: HeldOut = field(default_factory=dict)
     cut: str = ""
+    trim: float | None = None
 
     def __post_init__(self) -> None:
         given = [kind for kind in ("files", "table", "torchaudio", "hub") if getattr(self, kind)]
@@ -67,24 +70,32 @@ class SoundSet:
         for split in [*self.splits, *self.held_out]:
             if split not in SPLITS:
                 raise unknown(f"split of the data set {self.name!r}:", str(split), SPLITS)
+        if self.trim is not None and not 0 < self.trim < math.inf:
+            raise ConfigError(f"The data set {self.name!r} has trim={self.trim}; expected more than 0 dB, or none.")
         self._all: dict[str, list[Clip]] = {}
 
     @classmethod
-    def named(cls, name: str, data_dir: str = "", leave_out: Mapping[str, Any] | None = None) -> SoundSet:
+    def named(
+        cls, name: str, data_dir: str = "", leave_out: Mapping[str, Any] | None = None, trim: float | None = None
+    ) -> SoundSet:
         """The set of that name in configs/datasets/sound, or the one that the YAML file at that path describes.
 
-        leave_out: if any, the test split is what has all these values, and nothing else: a speaker, a fold."""
+        leave_out: if any, the test split is what has all these values, and nothing else: a speaker, a fold. trim: if
+        any, instead of the page's."""
         settings = [f.name for f in fields(cls) if f.name not in ("name", "data_dir")]
         own, page = read_page("datasets/sound", name, settings, where="where its clips are")
         found = cls(own, data_dir=data_dir, **page)
         rule = {name: re.escape(str(value)) for name, value in (leave_out or {}).items()}
-        return replace(found, splits={**found.splits, "test": rule}) if rule else found
+        found = replace(found, splits={**found.splits, "test": rule}) if rule else found
+        return found if trim is None else replace(found, trim=trim)
 
     def clips(self, split: Split) -> list[Clip]:
         """The split's clips: the same ones in the same order at every call. ConfigError says how to get a set that is
         not there, and names the file that is not as it should be."""
-        whole = without_held_out(split, self.held_out, self._found)
-        return [part for clip in whole for part in words_of(clip, self.cut)] if self.cut else whole
+        found = without_held_out(split, self.held_out, self._found)
+        if self.cut:
+            found = [part for clip in found for part in words_of(clip, self.cut)]
+        return found if self.trim is None else [trimmed(clip, self.trim) for clip in found]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_all": {}}  # workers read their own

@@ -1,4 +1,5 @@
-"""Recordings of a few words cut up at the pauses between them, so that other recordings can be laid of the words."""
+"""Recordings without the silence around what is said; and those of a few words cut up at the pauses between them, so
+that other recordings can be laid of the words."""
 
 from __future__ import annotations
 
@@ -49,6 +50,17 @@ def words_of(clip: Clip, field: str) -> list[Clip]:
         for number, (part, span) in enumerate(zip(["", *parts, ""], itertools.pairwise(edges), strict=True))
         if span[0] < span[1]
     ]
+
+
+def trimmed(clip: Clip, below: float) -> Clip:
+    """From where it is first as loud as `below` decibels under its loudest to where it is last."""
+    samples, rate = clip.wave()
+    if samples.shape[1] < FRAME * rate:
+        return clip
+    loud, hop = loudness(samples, rate), round(FRAME * rate)
+    heard = np.flatnonzero(loud >= loud.max() * 10 ** (-below / 20))
+    start = clip.span[0] if clip.span else 0
+    return replace(clip, span=(start + int(heard[0]) * hop, start + (int(heard[-1]) + 1) * hop))
 
 
 def loudness(samples: Float[np.ndarray, "channels time"], rate: int) -> Float[np.ndarray, " frames"]:
