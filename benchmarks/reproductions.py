@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="run peers too, in turn")
     arguments = parser.parse_args()
     chosen = [Reproduction.named(name) for name in arguments.names]
+    changed()
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for one in chosen:
             for seed in arguments.seeds:
@@ -60,12 +62,18 @@ def run(one: Reproduction, seed: int, data_dir: str | None, peers: bool) -> None
         keep(f"{one.name}.peer", said([sys.executable, str(HERE / one.peer), "--seed", str(seed), *where]))
 
 
+@cache
+def changed() -> bool | None:
+    """Whether tracked files differed from the commit, before the first line was written: results change nothing."""
+    return provenance.commit()[1]
+
+
 def said(command: Sequence[str]) -> Line:
-    commit, changed = provenance.commit()  # before it runs: the checkout may move on meanwhile
+    commit, _ = provenance.commit()  # before it runs: the checkout may move on meanwhile
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     facts = provenance.machine()
     machine = f"{facts['processor']}, {facts['cores']} cores, torch {facts['torch']}"
-    return {"commit": commit, **json.loads(done.stdout), "changed": changed, "machine": machine}
+    return {"commit": commit, **json.loads(done.stdout), "changed": changed(), "machine": machine}
 
 
 def keep(name: str, line: Line) -> None:
