@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 
 from anyformer.errors import ConfigError
@@ -25,9 +26,9 @@ def require_items(name: str, items: str) -> None:
         raise ConfigError(f"Tokenizer {name!r} has items={items!r}; expected one of {', '.join(get_args(Items))}.")
 
 
-def itemised(name: str, ids: Sequence[int], spelled: Sequence[bytes | None], items: Items) -> Tokens:
-    """Tokens of a text whose pieces are spelled so, in UTF-8; None is a special piece, an item by itself."""
-    tokens = Tokens.of(name, torch.tensor(ids, dtype=torch.int64))
+def itemised(name: str, ids: np.ndarray, spelled: Sequence[bytes | None], items: Items) -> Tokens:
+    """Tokens of a text of these pieces (int64), spelled so in UTF-8; None is a special piece, an item by itself."""
+    tokens = Tokens.of(name, torch.from_numpy(ids))
     if items == "text":
         return tokens
     sizes = torch.tensor(sizes_of(spelled, items), dtype=torch.int64)

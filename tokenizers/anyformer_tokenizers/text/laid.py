@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from anyformer.contracts import Tokenizer
@@ -27,8 +28,8 @@ class LaidText(Tokenizer):
     items: Items
 
     @abstractmethod
-    def _ids(self, raw: str) -> list[int]:
-        """The pieces of a text."""
+    def _ids(self, raw: str) -> Sequence[int] | np.ndarray:
+        """The pieces of a text; an array is not kept by anybody else."""
 
     @abstractmethod
     def _spelled(self, piece: int) -> bytes | None:
@@ -60,8 +61,9 @@ class LaidText(Tokenizer):
     def encode(self, raw: str) -> Tokens:
         """Raises SampleError for anything but valid Unicode text and where no tokens come of it, LimitError beyond
         `max_chars`."""
-        ids = self._ids(raw)
-        tokens = itemised(self.name, ids, [] if self.items == "text" else [*map(self._spelled, ids)], self.items)
+        ids = np.asarray(self._ids(raw), np.int64)
+        spelled = [] if self.items == "text" else [*map(self._spelled, ids.tolist())]
+        tokens = itemised(self.name, ids, spelled, self.items)
         if not self.segments:
             return tokens
         segment = Stream.whole(torch.full((len(ids),), self.segment))

@@ -206,9 +206,10 @@ class TextTokenizer(FittedText):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": None}
 
-    def _ids(self, raw: str) -> list[int]:
+    def _ids(self, raw: str) -> np.ndarray:
         pieces = self._pieces
-        return [*pieces.start, *pieces.encode(checked(raw, self.name, self.max_chars)), *pieces.stop]
+        ids = pieces.encode(checked(raw, self.name, self.max_chars))
+        return np.concatenate((pieces.start, ids, pieces.stop), dtype=np.int64)
 
     def _lines(self, samples: Iterable[str]) -> Iterator[str]:
         """What the trainer sees: lines without the characters it would trip over."""
@@ -231,14 +232,14 @@ class Pieces:
         self._processor = sentencepiece.SentencePieceProcessor()
         self._processor.LoadFromSerializedProto(model)
         bos, eos = self._processor.bos_id(), self._processor.eos_id()
-        self.start = [bos] if bos >= 0 else []
-        self.stop = [eos] if eos >= 0 else []
+        self.start = _array([bos] if bos >= 0 else [])
+        self.stop = _array([eos] if eos >= 0 else [])
         self.end = eos if eos >= 0 else None
         control = [i for i in range(len(self)) if self._processor.is_control(i) and i != eos]
         self.special = {"start" if i == bos else self._processor.id_to_piece(i).strip("<>"): i for i in control}
         self._spelled = [self._spell(i) for i in range(len(self))]
         byte_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
-        self._space_mark = [byte_ids[byte] for byte in SPACE_MARK.encode()]
+        self._space_mark = _array([byte_ids[byte] for byte in SPACE_MARK.encode()])
         self.exact = (
             all(self._processor.is_byte(i) for i in byte_ids) and self._joined(self._processor.encode(PROBE)) == PROBE
         )
@@ -250,14 +251,16 @@ class Pieces:
         """What a piece says, which may be a part of a character; None for a special piece."""
         return None if self._processor.is_control(i) else self._spelled[i]
 
-    def encode(self, text: str) -> list[int]:
-        if not self.exact:
-            return self._processor.encode(text)
+    def encode(self, text: str) -> np.ndarray:
+        """int32[pieces]: an array comes of an array far sooner than of a list."""
+        if not self.exact or SPACE_MARK not in text:
+            return self._numbers(text)
         first, *rest = text.split(SPACE_MARK)
-        ids = self._processor.encode(first)
-        for part in rest:
-            ids += self._space_mark + (self._processor.encode(part) if part else [])
-        return ids
+        spaced = [part for text in rest for part in (self._space_mark, self._numbers(text))]
+        return np.concatenate((self._numbers(first), *spaced))
+
+    def _numbers(self, text: str) -> np.ndarray:
+        return self._processor.encode(text, return_type="numpy")
 
     def decode(self, ids: list[int]) -> str:
         if self.end in ids:
@@ -277,3 +280,7 @@ class Pieces:
         if self._processor.is_byte(i):
             return bytes([int(piece[3:5], 16)])  # <0x41>
         return piece.replace(SPACE_MARK, " ").encode()
+
+
+def _array(ids: list[int]) -> np.ndarray:
+    return np.array(ids, np.int32)
