@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from anyformer.errors import ConfigError, nearest
 from anyformer.training import CheckpointDirectory, Checkpoints, Learner, Mixture, ProgressLines
 from anyformer.training.safe import require_safe
+from anyformer.training.sharded import require_ours
 
 
 class Parser(LightningArgumentParser):
@@ -56,6 +57,7 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """One seed for all, unless the mixture has its own. What is saved of the configuration stays as it was given,
         so that it can be run again with another."""
+        require_ours(self._get(self.config, "trainer.strategy"))
         super().instantiate_classes()
         if self._get(self.config, "data.seed") is None:
             self.datamodule.seed = int(self._get(self.config, "seed_everything") or 0)
