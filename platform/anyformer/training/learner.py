@@ -194,7 +194,7 @@ class Learner(L.LightningModule):
         # dropout depends on (seed, step, rank) alone, so a resumed step drops what the first one dropped
         _seed(self._key("dropout", self.global_step, batch_idx % accumulation, self.global_rank), self.device)
         if batch_idx % accumulation == 0:
-            self._window = []
+            self._window.clear()
             self.finite.begin(self)
         self._window.append(batch)
 
@@ -286,6 +286,12 @@ class Learner(L.LightningModule):
         for parameter in self.trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """As `optimizer.zero_grad()`, which takes nine times as long over a small model."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Lightning calls this before every update, clipping or not."""
