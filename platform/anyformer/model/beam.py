@@ -238,16 +238,20 @@ class Search:
 
         ranked: what they are chosen by, if not their totals.
         """
-        if bool(totals.isnan().any()):
+        if any(total != total for total in totals.tolist()):
             raise NonFiniteError("A beam's logits are NaN or infinite; look for damaged weights.")
         length = len(candidates[0].values)
-        ended = torch.tensor([run.values[-1] == self.end for run in candidates])
-        self._finish(candidates, totals, ended | (length == self.settings.max_new), length)
-        kept = (totals if ranked is None else ranked).masked_fill(ended, -torch.inf).topk(self.beams).indices
-        self.totals = totals.masked_fill(ended, -torch.inf)[kept]
-        self.live = [candidates[place] for place in kept.tolist()]
-        self.done = length == self.settings.max_new or not self._may_improve(length)
-        return kept.tolist()
+        last, ends = length == self.settings.max_new, [run.values[-1] == self.end for run in candidates]
+        ranked = totals if ranked is None else ranked
+        if last or any(ends):
+            ended = torch.tensor(ends)
+            self._finish(candidates, totals, ended | last, length)
+            totals, ranked = (each.masked_fill(ended, -torch.inf) for each in (totals, ranked))
+        kept = ranked.topk(self.beams).indices.tolist()
+        self.totals = totals[kept]
+        self.live = [candidates[place] for place in kept]
+        self.done = last or not self._may_improve(length)
+        return kept
 
     def _finish(
         self, candidates: Sequence[Run], totals: Tensor, ended: Bool[Tensor, " candidates"], length: int

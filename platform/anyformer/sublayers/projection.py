@@ -61,10 +61,12 @@ class Projection(nn.Module):
         self.sizes, self.bias_sizes = sizes, {name: size for name, size in sizes.items() if name in biased}
         self.weight = nn.Parameter(torch.empty(sum(sizes.values()), dim))
         self.bias = nn.Parameter(torch.zeros(sum(self.bias_sizes.values()))) if self.bias_sizes else None
-        self.biased: Tensor | None  # the rows that have a bias, where only some do
         rows = list(_rows(sizes, biased))
-        some = 0 < len(rows) < len(self.weight)
-        self.register_buffer("biased", torch.tensor(rows) if some else None, persistent=False)
+        self.biased: Tensor | None  # the rows that have a bias, where only some do
+        if 0 < len(rows) < len(self.weight):
+            self.register_buffer("biased", torch.tensor(rows), persistent=False)
+        else:
+            self.biased = None
         nn.init.normal_(self.weight, std=dim**-0.5)
 
     def forward(self, x: Float[Tensor, "tokens dim"], rows: slice | None = None) -> Float[Tensor, "tokens rows"]:
