@@ -17,7 +17,9 @@ from anyformer.tokens import Stream
 
 PART = 8_000_000
 """Logits that are held at a time: enough rows to be worth a product of matrices, and no more memory than 32 MB, from
-which on the C library asks the system for fresh pages each time: to have them zeroed cost a tenth of a step."""
+which on the C library asks the system for fresh pages each time: to have them zeroed cost a tenth of a step. But a part
+has no fewer rows than a hidden state is wide, because each part reads and writes the gradient of the head's weights: as
+much as so many rows of logits."""
 
 
 class FromHidden(Objective):
@@ -57,7 +59,7 @@ def read_and_compare(forward: ForwardPass, name: str, target: Stream, smoothing:
     """`cross_entropy` of what a head says at the slots of a discrete target, in parts: its logits are never all there,
     so the memory is that of a part times the vocabulary."""
     rows, width = forward.hidden[target.slots], forward.model.specs[name].width
-    size = max(1, PART // width)
+    size = max(PART // width, rows.shape[-1])
     if len(rows) <= size:
         return cross_entropy(forward.model.read(name, rows), target.values, smoothing)
     head = partial(forward.model.read, name)
@@ -74,8 +76,7 @@ class _InParts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, head: Callable, size: int, smoothing: float, wanted: Tensor, rows: Tensor, *weights: Tensor):
-        gradient, of_weights = torch.empty_like(rows), [torch.zeros_like(weight) for weight in weights]
-        found = []
+        gradient, of_weights, found = torch.empty_like(rows), [], []
         for some, values, place in zip(rows.split(size), wanted.split(size), gradient.split(size), strict=True):
             leaf = some.detach().requires_grad_()
             with torch.enable_grad():
@@ -84,8 +85,8 @@ class _InParts(torch.autograd.Function):
             found.append(_compare(said.detach(), values, smoothing, slope))
             own, *others = torch.autograd.grad(said, (leaf, *weights), slope)
             place.copy_(own)
-            for total, other in zip(of_weights, others, strict=True):
-                total += other
+            sums = zip(of_weights or others, others, strict=True)
+            of_weights = [total.add_(other) if of_weights else other for total, other in sums]
         ctx.gradients = [gradient, *of_weights]
         summed, nats = torch.stack(found).sum(0)
         ctx.mark_non_differentiable(nats)
