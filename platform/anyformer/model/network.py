@@ -83,10 +83,10 @@ class Network(nn.Module):
     def compile_blocks(self, backend: str | Callable = "inductor") -> None:
         """Of both stacks: see `Backbone.compile_blocks`. ConfigError for a recurrent one."""
         for stack in (self.backbone, self.encoder):
-            if stack is not None and not isinstance(stack, Backbone):
-                raise ConfigError("A recurrent stack has no blocks to compile; leave `compile` out.")
-            if stack is not None:
+            if isinstance(stack, Backbone):
                 stack.compile_blocks(backend)
+            elif stack is not None:
+                raise ConfigError("A recurrent stack has no blocks to compile; leave `compile` out.")
 
     def embed(self, batch: Batch, stack: StackConfig) -> Float[Tensor, "tokens width"]:
         """Each stream through its embedder, laid at its slots; overlays are added to what is there."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from anyformer.contracts import Loss, Objective
 from anyformer.model import ForwardPass
+from anyformer.model.sampling import wide
 from anyformer.tokens import Stream
 
 PART = 8_000_000
@@ -46,13 +47,9 @@ def count(targets: Mapping[str, Stream]) -> float:
 def error(said: Tensor, wanted: Tensor) -> Tensor:
     """Summed over what is wanted; computed in float32, or wider where the answer is."""
     if wanted.is_floating_point():
-        said = said.to(_wide(said))
+        said = wide(said)
         return F.mse_loss(said, wanted.to(said.dtype), reduction="none").flatten(1).mean(1).sum()
     return cross_entropy(said, wanted)[0]
-
-
-def _wide(said: Tensor) -> torch.dtype:
-    return torch.promote_types(said.dtype, torch.float32)
 
 
 def read_and_compare(forward: ForwardPass, name: str, target: Stream, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -139,7 +136,7 @@ def _compare(said: Tensor, wanted: Tensor, smoothing: float, slope: Tensor) -> T
 
 
 def _compare_rows(said: Tensor, wanted: Tensor, slope: Tensor, smoothing: float) -> Tensor:
-    said = said.to(_wide(said))
+    said = wide(said)
     rows, even = torch.arange(len(said), device=said.device), smoothing / said.shape[-1]
     likely = said.softmax(-1)
     # where a row is highest, its softmax is no underflow: there log Σ exp is the logit less the log of it
