@@ -239,6 +239,20 @@ def test_what_no_chance_had_a_part_in_is_prepared_once(monkeypatch):
         assert torch.equal(first.streams["letters"].values, again.streams["letters"].values) == (times == 1)
 
 
+def test_chance_in_what_is_asked_of_a_sample_leaves_it_encoded(monkeypatch):
+    """Only the objective draws anew at each pass: pictures are not cut and sounds not analysed again."""
+    encodings: list[str] = []
+    monkeypatch.setattr(
+        Letters, "encode", lambda self, raw, own=Letters.encode: encodings.append(raw) or own(self, raw)
+    )
+    masked = {"type": "words", "objective": {"type": "masked", "masked": 0.0, "random": 1.0, "rate": 0.5}}
+    preparation = ready(tasks={"guessed": masked})._preparation("train")
+    found = [preparation.batch([Reference("guessed", 3, epoch)]).streams["letters"].values for epoch in range(4)]
+    assert len(encodings) == 1
+    fresh = ready(tasks={"guessed": masked})._preparation("train").batch([Reference("guessed", 3, 3)])
+    assert torch.equal(found[3], fresh.streams["letters"].values) and not torch.equal(found[2], found[3])
+
+
 def test_what_is_kept_is_bounded(monkeypatch):
     """Else a set of pictures would fill the memory in its first pass."""
     monkeypatch.setattr("anyformer.training.preparation.MOST_HELD", 200)

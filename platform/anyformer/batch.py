@@ -53,9 +53,9 @@ class Example:
 
     @property
     def bytes(self) -> int:
-        """Of its values; slots and positions are of the same order."""
-        own = [*self.tokens.streams.values(), *self.targets.values()]
-        return sum(stream.values.nbytes for stream in own) + sum(other.bytes for other in self._others)
+        """Of its values and targets."""
+        targets = sum(stream.values.nbytes for stream in self.targets.values())
+        return self.tokens.bytes + targets + sum(other.bytes for other in self._others)
 
     @property
     def _others(self) -> list[Example]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -293,6 +294,12 @@ def encode_fields(
     return {n: raw if isinstance(raw, Tokens) else tokenizers[kind].encode(raw) for n, (kind, raw) in there.items()}
 
 
+def encoded(name: str, task: Task, tokenizers: Mapping[str, Tokenizer], sample: Sample) -> Sample:
+    """The sample with tokens in the place of what is raw; an unusable one is an error that names it."""
+    with named(name, sample):
+        return replace(sample, values=encode_fields(task.fields, tokenizers, sample.values))
+
+
 def ready(task: Task, tokenizers: Mapping[str, Tokenizer]) -> Objective:
     """The task's objective, told the streams of the task's fields."""
     return task.objective.ready({field: tokenizers[kind].streams for field, kind in task.fields.items()})
@@ -308,8 +315,15 @@ def prepare(
 ) -> Example:
     """One sample of a task as an example; an unusable sample is an error that names it. objective: the task's, where it
     has been told its streams already."""
+    sample = encoded(name, task, tokenizers, sample)
+    with named(name, sample):
+        return replace((objective or ready(task, tokenizers)).prepare(sample.values, rng), task=name, key=sample.id)
+
+
+@contextmanager
+def named(task: str, sample: Sample) -> Generator[None]:
+    """What is wrong with a sample inside says whose it is."""
     try:
-        tokens = encode_fields(task.fields, tokenizers, sample.values)
-        return replace((objective or ready(task, tokenizers)).prepare(tokens, rng), task=name, key=sample.id)
+        yield
     except SampleError as error:
-        raise type(error)(f"Task {name!r}, sample {sample.id!r}: {error}") from error
+        raise type(error)(f"Task {task!r}, sample {sample.id!r}: {error}") from error

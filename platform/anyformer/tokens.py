@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -89,8 +90,8 @@ class Stream:
     @classmethod
     def whole(cls, values: Tensor, slots: Tensor | None = None) -> Stream:
         """One item: by default each value at its own slot, from slot 0."""
-        slots = torch.arange(len(values)) if slots is None else slots
-        return cls(values, slots, torch.tensor([[len(values), len(slots)]]))
+        slots = torch.arange(values.shape[0]) if slots is None else slots
+        return cls(values, slots, _one_item(values.shape[0], slots.shape[0]))
 
     def shifted(self, offset: int) -> Stream:
         """The same values `offset` slots further on."""
@@ -135,6 +136,11 @@ class Tokens:
     length: int
     positions: Int64[Tensor, "length rank"]
 
+    @property
+    def bytes(self) -> int:
+        """Of its values; slots and positions are of the same order."""
+        return sum(stream.values.nbytes for stream in self.streams.values())
+
     @classmethod
     def of(cls, name: str, values: Tensor) -> Tokens:
         """One stream, one slot a value, positions 0, 1, 2, …
@@ -178,6 +184,13 @@ class Tokens:
         joined = {name: Stream.joined(pieces) for name, pieces in streams.items()}
         together = torch.cat(positions) if positions else torch.zeros(0, rank, dtype=torch.int64)
         return Tokens(joined, slot, together)
+
+
+@lru_cache(maxsize=4096)
+def _one_item(values: int, slots: int) -> Int64[Tensor, "1 2"]:
+    """The items of a stream that has one. Nobody may write into it, because it is made once: samples are many and
+    small, and making it is a third of making such a stream."""
+    return torch.tensor([[values, slots]], device="cpu")
 
 
 def with_rank(positions: Int64[Tensor, "tokens _"], rank: int) -> Int64[Tensor, "tokens rank"]:

@@ -108,13 +108,14 @@ class ImageTokenizer(Tokenizer):
     def encode(self, raw: Any) -> Tokens:
         """Raises SampleError for an unreadable or empty picture, LimitError beyond `max_pixels`."""
         levels = self._fitted(self.pixels(raw))
-        patches = patchify((levels / 255 - self._mean) / self._std, self.patch)
+        patches = patchify(levels.div_(255).sub_(self._mean).div_(self._std), self.patch)
         rows, columns, features = patches.shape
         values = patches.reshape(rows * columns, features)
-        places = torch.arange(len(values))[:, None] if self.flat else grid(rows, columns)
-        picture = Tokens({self.name: Stream.whole(values)}, len(values), places)
-        first = [Tokens.of(self._class, torch.zeros(1, dtype=torch.int64))] if self.class_slot else []
-        return Tokens.laid_end_to_end([*first, picture])
+        places = torch.arange(rows * columns)[:, None] if self.flat else grid(rows, columns)
+        picture = Tokens({self.name: Stream.whole(values)}, rows * columns, places)
+        if not self.class_slot:
+            return picture
+        return Tokens.laid_end_to_end([Tokens.of(self._class, torch.zeros(1, dtype=torch.int64)), picture])
 
     def decode(self, tokens: Tokens) -> Pixels:
         """The picture that the patches make by their positions, wherever on the axes it starts.
@@ -227,7 +228,7 @@ class ImageTokenizer(Tokenizer):
         return min(rows, self.max_patches), min(columns, self.max_patches)
 
     def _fitted(self, pixels: Pixels) -> Float[Tensor, "height width channels"]:
-        """Levels 0 to 255 (and PADDING) on whole patches."""
+        """Levels 0 to 255 (and PADDING) on whole patches, which are the caller's to write into."""
         height, width = pixels.shape[:2]
         rows, columns = self._grid(height, width, pixels)
         whole = (rows * self.patch, columns * self.patch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -58,8 +59,8 @@ class OfTexts(Knowing):
         if self._layout is not None:
             together, slots = self._layout.laid(list(texts.values()))
         else:
-            together, ends = Tokens.laid_end_to_end(list(texts.values())), np.cumsum([t.length for t in texts.values()])
-            slots = [range(end - text.length, end) for end, text in zip(ends.tolist(), texts.values(), strict=True)]
+            together, ends = Tokens.laid_end_to_end(list(texts.values())), accumulate(t.length for t in texts.values())
+            slots = [range(end - text.length, end) for end, text in zip(ends, texts.values(), strict=True)]
         return together, dict(zip(texts, slots, strict=True))
 
 

@@ -22,6 +22,7 @@ from anyformer.contracts import (
     Task,
     Tokenizer,
     encode_fields,
+    encoded,
     prepare,
     ready,
 )
@@ -174,14 +175,17 @@ def _plain(sample: Sample) -> tuple[str, dict[str, Any], str]:
 
 
 def prepares(case: Case) -> None:
-    """Samples become examples: alike for one key, of the announced length, targets inside."""
+    """Samples become examples: alike for one key, of the announced length, targets inside; their tokens stay as they
+    were, because a run keeps them from one pass to the next."""
     clause = case.clause("prepares its samples", "The task's fields, tokenizers and objective must fit each other.")
     heads = case.heads()
     for sample in case.each:
         with clause.sound(f"an example from sample {sample.id!r}"):
-            example, again = case.prepared(sample), case.prepared(sample)
+            kept = encoded(case.name, case.task, case.tokenizers, sample)
+            example, again, later = (case.prepared(each) for each in (sample, kept, kept))
         _require_lengths(clause, case, sample, example)
         clause.require(_alike(example, again), f"sample {sample.id!r} twice alike for one key", "a difference")
+        clause.require(_alike(again, later), f"the tokens of sample {sample.id!r} as they were", "changed ones")
         specs = [spec for streams in case.specs.values() for spec in streams]
         for axis in _sequences(example):
             require_well_formed(case.plugin, specs, axis.tokens, f"sample {sample.id!r}")

@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from anyformer.batch import Batch, Example, counts_together, pack
-from anyformer.contracts import Objective, Sample, Split, Task, Tokenizer, prepare, ready
+from anyformer.contracts import Objective, Sample, Split, Task, Tokenizer, encoded, named, prepare, ready
 from anyformer.errors import SampleError, unknown
 from anyformer.training.mixture import Chance, Reference, keyed, lot
 from anyformer.training.shards.directory import Prepared, Samples
@@ -20,7 +20,7 @@ from anyformer.training.unreadable import Found, Unreadable
 TRIES = 100  # other samples that are tried in the place of one that cannot be read
 
 MOST_HELD = 2**28
-"""Bytes of examples that a process keeps because they are the same at every pass."""
+"""Bytes that a process keeps because they are the same at every pass."""
 
 
 @dataclass
@@ -75,11 +75,9 @@ class Preparation:
         for name in sample.values:
             if name not in fields:
                 raise unknown(f"field of task {task!r}, sample {sample.id!r}:", name, fields)
-        try:
+        with named(task, sample):
             lengths = {name: self.tokenizers[fields[name]].length(raw) for name, raw in sample.values.items()}
             return self._objectives[task].length(lengths)
-        except SampleError as error:
-            raise type(error)(f"Task {task!r}, sample {sample.id!r}: {error}") from error
 
     def _sound(self, reference: Reference, found: list[Found]) -> Example | None:
         """A reference's example, or another sample's where that cannot be read, which is then `found`."""
@@ -107,19 +105,33 @@ class Preparation:
         return None
 
     def _example(self, reference: Reference) -> Example:
-        name, task = reference.task, self.tasks[reference.task]
-        place = (name, reference.index)
-        if place in self._constant:
-            return self._constant[place]
-        sample = self.samples(name)[reference.index]
+        """Encoded once, but where chance varies the sample; prepared once, but where chance has a part in that."""
+        name, place = reference.task, (reference.task, reference.index)
+        kept = self._constant.get(place)
+        if isinstance(kept, Example):
+            return kept
         chance = Chance(lambda: keyed(self.seed, self.split, name, reference.epoch, reference.index))
         rng = cast(np.random.Generator, chance)
-        sample = task.varied(sample, rng) if self.split == "train" else sample
-        example = prepare(name, task, self.tokenizers, sample, rng, self._objectives[name])
-        if not chance.was_asked and self._held < MOST_HELD:
-            self._constant[place] = example
-            self._held += example.bytes
+        sample = kept or self._encoded(reference, rng)
+        is_another_each_time = chance.was_asked
+        example = prepare(name, self.tasks[name], self.tokenizers, sample, rng, self._objectives[name])
+        if not chance.was_asked:
+            self._keep(place, example, example.bytes)
+        elif kept is None and not is_another_each_time:
+            self._keep(place, sample, sum(tokens.bytes for tokens in sample.values.values()))
         return example
+
+    def _encoded(self, reference: Reference, rng: np.random.Generator) -> Sample:
+        """The sample's tokens, of what chance makes of it in this pass."""
+        name, task = reference.task, self.tasks[reference.task]
+        sample = self.samples(name)[reference.index]
+        sample = task.varied(sample, rng) if self.split == "train" else sample
+        return encoded(name, task, self.tokenizers, sample)
+
+    def _keep(self, place: tuple[str, int], made: Sample | Example, size: int) -> None:
+        if self._held < MOST_HELD:
+            self._constant[place] = made
+            self._held += size
 
     @cached_property
     def _samples(self) -> dict[str, Sequence[Sample]]:
@@ -131,8 +143,9 @@ class Preparation:
         return {name: ready(task, self.tokenizers) for name, task in self.tasks.items()}
 
     @cached_property
-    def _constant(self) -> dict[tuple[str, int], Example]:
-        """Examples that no chance had a part in: the same at every pass."""
+    def _constant(self) -> dict[tuple[str, int], Sample | Example]:
+        """What no chance had a part in: examples, or samples of which each example is another. The same at every
+        pass."""
         return {}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def varied(pixels: Pixels, transforms: nn.Sequential, rng: np.random.Generator) 
     grey = pixels.ndim == 2
     planes = torch.from_numpy(np.array(pixels[:, :, None] if grey else pixels)).permute(2, 0, 1)
     scaled = bool(transforms) and isinstance(transforms[-1], RandomPatchBudget)
-    with torch.random.fork_rng(devices=[]):
+    before = torch.default_generator.get_state()
+    try:
         torch.default_generator.manual_seed(int(rng.integers(2**63)))
         found = (transforms[:-1] if scaled else transforms)(planes)
         if found.shape != planes.shape or found.dtype != torch.uint8:
@@ -61,4 +62,6 @@ def varied(pixels: Pixels, transforms: nn.Sequential, rng: np.random.Generator) 
                 "size."
             )
         found = transforms[-1](found) if scaled else found
+    finally:
+        torch.default_generator.set_state(before)
     return found[0].numpy() if grey else found.permute(1, 2, 0).numpy()

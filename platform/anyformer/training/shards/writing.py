@@ -18,8 +18,8 @@ from safetensors.torch import save
 from anyformer import checkpoint
 from anyformer.checkpoint.content import own_digest, sha256
 from anyformer.checkpoint.directory import write_synced
-from anyformer.contracts import Sample, Split, Task, Tokenizer, encode_fields
-from anyformer.errors import CheckpointError, ConfigError, SampleError, ShardError
+from anyformer.contracts import Split, Task, Tokenizer, encoded
+from anyformer.errors import CheckpointError, ConfigError, ShardError
 from anyformer.registry import tokenizers as registry
 from anyformer.training.preparation import Preparation
 from anyformer.training.shards.content import packed
@@ -106,18 +106,11 @@ def write_shard(parts: Mapping[Split, Preparation], out: Path, job: Job) -> Reco
     """One shard, and beside it what the manifest will say of it. SampleError names a sample that cannot be read."""
     part = parts[job.split]
     task, samples = part.tasks[job.task], part.samples(job.task)
-    encoded = [_encoded(job.task, task, part.tokenizers, samples[index]) for index in range(job.begin, job.end)]
-    record: Record = {"samples": len(encoded), "tokens": sum(t.length for s in encoded for t in s.values.values())}
-    record = {"file": job.file, **record, **_commit(out / job.file, packed(encoded)), "made_of": job.made_of}
+    found = [encoded(job.task, task, part.tokenizers, samples[index]) for index in range(job.begin, job.end)]
+    record: Record = {"samples": len(found), "tokens": sum(t.length for s in found for t in s.values.values())}
+    record = {"file": job.file, **record, **_commit(out / job.file, packed(found)), "made_of": job.made_of}
     _commit(_beside(out / job.file), json.dumps(record).encode())
     return record
-
-
-def _encoded(name: str, task: Task, tokenizers: Mapping[str, Tokenizer], sample: Sample) -> Sample:
-    try:
-        return replace(sample, values=encode_fields(task.fields, tokenizers, sample.values))
-    except SampleError as error:
-        raise type(error)(f"Task {name!r}, sample {sample.id!r}: {error}") from error
 
 
 def _jobs(name: str, split: Split, task: Task, tokenizers: Mapping[str, Tokenizer], size: int) -> list[Job]:
