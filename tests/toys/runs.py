@@ -133,12 +133,15 @@ def rank(number: int, port: int, folder: str, steps: int, data: dict[str, Any], 
         torch.save({"weights": learned.state_dict(), "losses": losses}, Path(folder) / f"rank{number}.pt")
 
 
-def apart(number: int, port: int, folder: str, strategy: str, resume: bool, data: dict[str, Any]) -> None:
-    """A process's whole life: one of two ranks, whose checkpoint lies in `folder`."""
+def apart(
+    number: int, port: int, folder: str, strategy: str, resume: bool, data: dict[str, Any], more: dict[str, Any]
+) -> None:
+    """A process's whole life: one of two ranks, whose checkpoint lies in `folder`. `more`: the trainer's settings."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(number), "NODE_RANK": "0"}
     with registered():
-        torch.save(measured(folder, 6, resume, data, strategy=strategy, devices=2), Path(folder) / f"rank{number}.pt")
+        seen = measured(folder, 6, resume, data, strategy=strategy, devices=2, **more)
+        torch.save(seen, Path(folder) / f"rank{number}.pt")
 
 
 def measured(folder: Path | str, steps: int, resume: bool, data: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -31,13 +31,27 @@ class SpoilLoss(L.Callback):
             pl_module.losses = spoilt
 
 
-def rank(number: int, port: int, folder: str, steps: int, at: int, policy: dict[str, Any]) -> None:
+class SpoilGradient(SpoilLoss):
+    """This rank's gradient of one weight is NaN at a step; its loss is not."""
+
+    def on_train_batch_start(self, *rest: Any) -> None:
+        """Too early."""
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.global_step == self.step:
+            next(p.grad for p in pl_module.parameters() if p.grad is not None).view(-1)[0] = float("nan")
+
+
+def rank(
+    number: int, port: int, folder: str, steps: int, at: int, policy: dict[str, Any], strategy: str = "ddp",
+    spoil: type[L.Callback] = SpoilLoss,
+) -> None:  # fmt: skip
     """Rank 1 is the one that is spoilt. Writes what it was told and its weights."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(number), "NODE_RANK": "0"}
     with runs.registered():
         learned = runs.learner(not_finite=policy)
-        run = runs.trainer(folder, steps, [SpoilLoss(at)] if number == 1 else [], strategy="ddp", devices=2)
+        run = runs.trainer(folder, steps, [spoil(at)] if number == 1 else [], strategy=strategy, devices=2)
         told = ""
         try:
             run.fit(learned, datamodule=runs.mixture())

@@ -13,8 +13,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from anyformer.errors import ConfigError, nearest
 from anyformer.training import CheckpointDirectory, Checkpoints, Learner, Mixture, ProgressLines
+from anyformer.training.deepspeed import require_ours
 from anyformer.training.safe import require_safe
-from anyformer.training.sharded import require_ours
 
 
 class Parser(LightningArgumentParser):

@@ -79,7 +79,7 @@ class Stop:
         if learner.global_rank == 0:
             warnings.warn(f"{told} {self._mended()}: {len(self.dropped)} of at most {self.most}.", stacklevel=2)
         if not scaled:
-            optimizer.zero_grad(set_to_none=True)  # AdamW passes over what has no gradient
+            learner.gradients.drop()
         return False
 
     def mend(self, learner: Learner, optimizer: Optimizer) -> None:

@@ -20,12 +20,14 @@ from anyformer.model.parts import freeze
 from anyformer.training.adapters import Adapters, layers, merged, parted
 from anyformer.training.checkpointing import PREFIX
 from anyformer.training.data import Mixture
+from anyformer.training.deepspeed import require_ours
 from anyformer.training.finite import make_policy
+from anyformer.training.gradients import Gradients
 from anyformer.training.memory import Room
 from anyformer.training.mixture import keyed
 from anyformer.training.ranks import SignsOfLife
 from anyformer.training.schedules import make_schedule
-from anyformer.training.sharded import norm_of, shard
+from anyformer.training.sharded import shard
 from anyformer.training.tally import Tally, Term, task_means
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # weights stay in float32; the others need casts of the batch
@@ -90,7 +92,7 @@ class Learner(L.LightningModule):
         self.tally, self.held_out = Tally(), Tally()
         self.room = Room()
         self.beside, self._joined = nn.ModuleList(), None
-        self.trained: list[nn.Parameter] = []  # what the optimiser was given
+        self._gradients = Gradients()
         self._window: list[Batch] = []  # the micro-batches since the last update
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -115,6 +117,11 @@ class Learner(L.LightningModule):
             raise ConfigError("The learner has no model yet: it is built when the trainer starts.")
         return self._model
 
+    @property
+    def gradients(self) -> Gradients:
+        """What the next update is made of, wherever the strategy keeps it."""
+        return getattr(self.trainer.strategy, "gradients", self._gradients)
+
     def configure_model(self) -> None:
         if self.trainer.precision not in PRECISIONS:
             raise ConfigError(f"precision={self.trainer.precision!r}; expected one of {', '.join(PRECISIONS)}.")
@@ -131,6 +138,7 @@ class Learner(L.LightningModule):
             self.beside, self._joined = self._new_beside(self._model), self.mixture
         if self.compiler is not None:
             self._model.compile_blocks(self.compiler)
+        require_ours(self.trainer.strategy)
         shard(self, self.trainer)
 
     def _settle_what_trains(self, model: Model) -> None:
@@ -172,9 +180,10 @@ class Learner(L.LightningModule):
         return [] if own or self.trainer.world_size == 1 else [SignsOfLife()]
 
     def configure_optimizers(self) -> Any:
-        self.trained = [p for p in self.parameters() if p.requires_grad]  # looked for once: it takes as long as a layer
-        decayed = [p for p in self.trained if p.dim() >= 2]
-        others = [p for p in self.trained if p.dim() < 2]
+        trained = [p for p in self.parameters() if p.requires_grad]  # looked for once: it takes as long as a layer
+        self._gradients = Gradients(trained)
+        decayed = [p for p in trained if p.dim() >= 2]
+        others = [p for p in trained if p.dim() < 2]
         groups = [
             {"params": decayed, "weight_decay": self.weight_decay},
             {"params": others, "weight_decay": 0.0},
@@ -281,11 +290,7 @@ class Learner(L.LightningModule):
         }
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """What no batch of the step has used gets a zero, as it does with several ranks: AdamW would skip it, and
-        the number of ranks would change what is learned."""
-        for parameter in self.trained:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+        self.gradients.complete()
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
         """As `optimizer.zero_grad()`, which takes nine times as long over a small model."""
@@ -295,12 +300,13 @@ class Learner(L.LightningModule):
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Lightning calls this before every update, clipping or not."""
-        norm, number = norm_of([p.grad for p in self.trained if p.grad is not None])
-        if not self.finite.agrees(self, optimizer, number, self._window):
+        gradients = self.gradients
+        norm = gradients.norm()
+        if not self.finite.agrees(self, optimizer, norm, self._window):
             return
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            if not number.item() + 1e-6 <= gradient_clip_val:  # else they would all be multiplied by 1
-                torch.nn.utils.clip_grads_with_norm_(self.trained, gradient_clip_val, norm)
+            if not norm.item() + 1e-6 <= gradient_clip_val:  # else they would all be multiplied by 1
+                gradients.clip(gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 

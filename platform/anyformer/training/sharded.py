@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
-import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.strategies.strategy import Strategy
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
@@ -89,20 +88,8 @@ def part(value: Any, like: Tensor) -> Any:
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def require_ours(strategy: Any) -> None:
-    """ConfigError for DeepSpeed, whose engine keeps gradients and checkpoints to itself: a number that is not finite
-    would reach the weights unseen, and nothing that it wrote could be loaded elsewhere. strategy: its name will do, for
-    where the package is not even there."""
-    if isinstance(strategy, DeepSpeedStrategy) or str(strategy).startswith("deepspeed"):
-        raise ConfigError(
-            f"strategy={strategy if isinstance(strategy, str) else 'deepspeed'} cannot be: expected auto, ddp or "
-            "sharded. Choose strategy=sharded, which keeps in parts what DeepSpeed's third stage does."
-        )
-
-
 def shard(learner: Learner, trainer: L.Trainer) -> None:
     """Keep a learner's weights in parts, if its trainer's strategy says so; ConfigError for what cannot be so yet."""
-    require_ours(trainer.strategy)
     if not isinstance(trainer.strategy, Sharded) or isinstance(learner, FSDPModule):
         return
     _refuse(learner, trainer)
@@ -129,12 +116,6 @@ def _refuse(learner: Learner, trainer: L.Trainer) -> None:
     for what, found in told.items():
         if found:
             raise ConfigError(f"strategy=sharded cannot be with {what}. Leave it out, or choose strategy=ddp.")
-
-
-def norm_of(gradients: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Their norm as clipping takes it, and as a plain number; they are the same where nothing is kept in parts."""
-    norm = torch.nn.utils.get_total_norm(gradients)
-    return norm, norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 StrategyRegistry.register("sharded", Sharded, description=Sharded.__doc__ or "")

@@ -1,0 +1,73 @@
+"""DeepSpeed's first two stages, on processors: the losses of one process, checkpoints that are anybody's, and no update
+that is not finite."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.util import find_spec
+
+import pytest
+import runs
+import spoiling
+import torch
+from ranks import by_one, by_ranks, free, one_process, two_ranks
+
+import anyformer as af
+
+pytestmark = [
+    pytest.mark.usefixtures("toys"),
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed"),
+]
+
+
+@pytest.mark.parametrize(("stage", "precision"), [(1, "32-true"), (2, "32-true"), (2, "bf16-mixed")])
+def test_two_ranks_train_as_one_process_and_resume_anywhere(tmp_path, stage, precision):
+    """Each rank sees another modality, so gradients come in another order on each. Losses are those of one process that
+    accumulates two batches, and stay so where two ranks, or one, go on from what two have written."""
+    strategy = f"deepspeed_stage_{stage}"
+    alone = one_process(tmp_path / "one", resume=False, precision=precision)
+    (tmp_path / "two").mkdir()
+    half = two_ranks(tmp_path / "two", strategy, resume=False, precision=precision)
+    assert af.load(tmp_path / "two" / "last").training is False
+    shutil.copytree(tmp_path / "two", tmp_path / "again")
+    rest = two_ranks(tmp_path / "two", strategy, resume=True, precision=precision)
+    one = one_process(tmp_path / "again", resume=True, precision=precision)
+    wanted = by_one(alone) + by_one(one_process(tmp_path / "one", resume=True, precision=precision))
+    assert len(wanted) == 6 and wanted[0] != wanted[-1]
+    for found in (by_ranks(half) + by_ranks(rest), by_ranks(half) + by_one(one)):
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5)
+    for rank in half:
+        assert rank["held out"] == pytest.approx(alone["held out"], rel=1e-5)
+
+
+def test_two_ranks_accumulate_and_go_on_from_one_process(tmp_path):
+    """Four batches a step in all, of which each rank has every second one; a checkpoint that knows nothing of ranks is
+    divided between them."""
+    one_process(tmp_path / "one", resume=False, accumulate_grad_batches=4)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    ranks = two_ranks(tmp_path / "two", "deepspeed_stage_2", resume=True, accumulate_grad_batches=2)
+    wanted = one_process(tmp_path / "one", resume=True, accumulate_grad_batches=4)["losses"]
+    found = [losses for pair in zip(*(rank["losses"] for rank in ranks), strict=True) for losses in pair]
+    assert len(wanted) == 12
+    for ours, theirs in zip(found, wanted, strict=True):
+        sums, own = ({task: total for task, (total, _) in losses.items()} for losses in (theirs, ours))
+        assert own == pytest.approx(sums, rel=1e-5)
+
+
+@pytest.mark.parametrize("spoil", [spoiling.SpoilLoss, spoiling.SpoilGradient])
+@pytest.mark.parametrize("policy", ["skip", "stop"])
+def test_what_is_not_finite_on_one_rank_reaches_no_weight(tmp_path, policy, spoil):
+    arguments = (str(tmp_path), 4, 2, {"type": policy}, "deepspeed_stage_2", spoil)
+    ranks = [runs.start(spoiling.rank, number, port, *arguments) for port in [free()] for number in (0, 1)]
+    statuses = [runs.end(rank) for rank in ranks]
+    assert policy == "stop" or statuses == [0, 0]
+    ends = [torch.load(file) for file in sorted(tmp_path.glob("rank*.pt"))]
+    told = [end["told"] or " ".join(end["dropped"]) for end in ends]
+    assert len(set(told)) == 1 and (policy == "stop" or len(told) == 2)
+    assert "is not finite" in told[0] and "at step 2" in told[0] and "train-" in told[0]
+    assert ("The loss of" in told[0]) == (spoil is spoiling.SpoilLoss)
+    assert all(bool(end["told"]) == (policy == "stop") for end in ends)
+    first, second = ends[0]["weights"], ends[-1]["weights"]
+    assert all(torch.equal(first[name], second[name]) and first[name].isfinite().all() for name in first)
