@@ -104,13 +104,20 @@ class Stream:
     def only(self, kept: Bool[Tensor, " tokens"]) -> Stream:
         """The values at the slots that are kept, which stay where they were. ConfigError where some are left out and
         values have no slots of their own; an item of which nothing is left is none."""
-        if bool(kept.all()):
-            return self
-        if len(self.values) != len(self.slots):
+        if self.values.shape[0] != self.slots.shape[0]:
+            if bool(kept.all()):
+                return self
             raise ConfigError("A stream of fewer slots than values can be kept whole, or not at all.")
+        where = kept.nonzero()[:, 0]
+        return Stream(self.values[where], self.slots[where], self._items_of(where))
+
+    def _items_of(self, where: Int64[Tensor, " kept"]) -> Int64[Tensor, "items 2"]:
+        """What is left of each item, where values have slots of their own."""
+        if self.items.shape[0] == 1 and where.shape[0]:
+            return _one_item(where.shape[0], where.shape[0])
         item = torch.arange(len(self.items)).repeat_interleave(self.items[:, 1])
-        left = torch.bincount(item[kept], minlength=len(self.items))
-        return Stream(self.values[kept], self.slots[kept], left[left > 0][:, None].expand(-1, 2))
+        left = torch.bincount(item[where], minlength=len(self.items))
+        return left[left > 0][:, None].expand(-1, 2)
 
     @staticmethod
     def joined(streams: Sequence[Stream]) -> Stream:
@@ -158,10 +165,10 @@ class Tokens:
         >>> letters.streams["text"].values.tolist(), letters.positions.tolist()
         ([5, 7], [[0], [2]])
         """
-        place = kept.cumsum(0) - 1
+        place, where = kept.cumsum(0) - 1, kept.nonzero()[:, 0]
         found = {name: stream.only(kept[stream.slots]) for name, stream in self.streams.items()}
-        moved = {name: Stream(s.values, place[s.slots], s.items) for name, s in found.items() if len(s.slots)}
-        return Tokens(moved, int(kept.sum()), self.positions[kept])
+        moved = {name: Stream(s.values, place[s.slots], s.items) for name, s in found.items() if s.slots.shape[0]}
+        return Tokens(moved, where.shape[0], self.positions[where])
 
     @staticmethod
     def laid_end_to_end(parts: Sequence[Tokens]) -> Tokens:
