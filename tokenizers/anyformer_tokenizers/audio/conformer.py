@@ -33,7 +33,7 @@ class Subsampling:
 class Conformer:
     """Settings of the embedder; called with a width, it makes one. Equal settings compare equal."""
 
-    mels: int
+    features: int
     subsampling: int
     layers: int
     heads: int
@@ -62,18 +62,18 @@ class Conformer:
 class ConformerEmbedding(nn.Module):
     """Convolutional subsampling, a linear map, and conformer blocks with rotary positions.
 
-    The convolutions run over time and take the mel bands as channels. No clip ever touches another.
+    The convolutions run over time and take a frame's numbers as channels. No clip ever touches another.
     """
 
     def __init__(self, config: Conformer, dim: int) -> None:
         super().__init__()
-        widths = [config.mels] + [dim] * (config.subsampling.bit_length() - 1)
+        widths = [config.features] + [dim] * (config.subsampling.bit_length() - 1)
         self.subsampling = nn.ModuleList(PackedConv1d(width, dim, kernel=3, stride=2) for width in widths[:-1])
         self.project = nn.Linear(widths[-1], dim)
         self.blocks = Backbone(config.stack(dim))
 
     def forward(
-        self, values: Float[Tensor, "values mels"], items: Int64[Tensor, "items 2"]
+        self, values: Float[Tensor, "values features"], items: Int64[Tensor, "items 2"]
     ) -> Float[Tensor, "slots dim"]:
         x, lengths = values, tuple(items[:, 0].tolist())
         for convolution in self.subsampling:

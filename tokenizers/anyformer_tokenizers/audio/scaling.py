@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,6 +18,7 @@ SILENCE = 1e-10  # of mel power: no recording's loudest band is softer
 
 Edges = Literal["constant", "reflect"]
 Bands = Float[Tensor, "frames mels"]
+Rows = Float[Tensor, "frames features"]
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,53 @@ class Standardised:
         loudest = power.max().clamp(min=SILENCE)
         return (power / loudest).clamp(min=10 ** (-self.range / 10)).log()
 
-    def power(self, logarithm: Bands) -> Bands:
-        return logarithm.clamp(*map(math.log, RANGE)).exp()
+    def features(self, mels: int) -> int:
+        """How many numbers a frame of so many bands is told in."""
+        return mels
+
+    def told(self, logarithm: Bands) -> Rows:
+        """The numbers that a frame is told in."""
+        return logarithm
+
+    def power(self, rows: Rows, mels: int) -> Bands:
+        """The power that would be told so, about."""
+        return rows.clamp(*map(math.log, RANGE)).exp()
+
+
+@dataclass(frozen=True)
+class Cepstral(Standardised):
+    """Mel-frequency cepstral coefficients (Davis and Mermelstein 1980, IEEE Transactions on Acoustics, Speech, and
+    Signal Processing 28, equation 1): the first few of a frame's cosine transform, each on a scale of its own.
+
+    coefficients: how many. They say where a spectrum is high and where it is low. Its finer teeth, left out, are the
+    overtones of a voice, so that a model which has heard few voices cannot tell words by them.
+    """
+
+    coefficients: int = 13
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.coefficients < 1:
+            raise ConfigError(f"scaling has coefficients={self.coefficients}; expected 1 or more, such as 13.")
+
+    def features(self, mels: int) -> int:
+        if self.coefficients > mels:
+            raise ConfigError(
+                f"scaling has coefficients={self.coefficients} of mels={mels} bands; expected at most as many as bands."
+            )
+        return self.coefficients
+
+    def told(self, logarithm: Bands) -> Rows:
+        return logarithm @ cosines(logarithm.shape[1], self.coefficients)
+
+    def power(self, rows: Rows, mels: int) -> Bands:
+        return super().power(rows @ cosines(mels, self.coefficients).T, mels)
+
+
+def cosines(mels: int, coefficients: int) -> Float[Tensor, "mels coefficients"]:
+    """The first columns of the orthonormal cosine transform of type 2."""
+    angles = torch.outer(torch.arange(mels) + 0.5, torch.arange(coefficients) * math.pi / mels)
+    return angles.cos() * torch.where(torch.arange(coefficients) == 0, 1 / mels, 2 / mels).sqrt()
 
 
 @dataclass(frozen=True)
@@ -99,8 +146,14 @@ class Whisper:
     def logarithm(self, power: Bands) -> Bands:
         return power[:-1].clamp(min=SILENCE).log10()
 
-    def power(self, logarithm: Bands) -> Bands:
-        return 10 ** logarithm.clamp(-10, math.log10(RANGE[1]))
+    def features(self, mels: int) -> int:
+        return mels
+
+    def told(self, logarithm: Bands) -> Bands:
+        return logarithm
+
+    def power(self, rows: Bands, mels: int) -> Bands:
+        return 10 ** rows.clamp(-10, math.log10(RANGE[1]))
 
     def apply(self, rows: Bands) -> Bands:
         return (rows.clamp(min=float(rows.max()) - 8) + 4) / 4
@@ -110,7 +163,7 @@ class Whisper:
 
 
 Scaling = Standardised | Whisper
-SCALINGS: dict[str, type[Scaling]] = {"standardised": Standardised, "whisper": Whisper}
+SCALINGS: dict[str, type[Scaling]] = {"standardised": Standardised, "cepstral": Cepstral, "whisper": Whisper}
 
 
 def scaling_of(settings: Mapping[str, Any]) -> Scaling:

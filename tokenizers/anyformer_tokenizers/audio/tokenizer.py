@@ -37,7 +37,7 @@ ENOUGH_FRAMES = 100_000  # a mean over these has settled; a corpus may hold mill
 
 @dataclass
 class AudioTokenizer(Tokenizer):
-    """One continuous stream of normalised log-mel frames, named after the tokenizer.
+    """One continuous stream of normalised frames, log-mel or cepstral, named after the tokenizer.
 
     Raw values: `(float[time] or float[channels, time], sample_rate)` from numpy or torch with full scale at
     ±1, or the path of a WAV, FLAC, OGG or MP3 file. Channels are averaged; another rate is resampled. Frames
@@ -48,10 +48,14 @@ class AudioTokenizer(Tokenizer):
     subsampling: frames per slot, a power of two. layers, heads, kernel (slots, odd), dropout: the embedder's
     conformer blocks. max_seconds: longer clips raise LimitError before they are read.
     scaling: `{type: standardised, range: 45}` makes how loud a clip is, and its background, tell nothing, see
-    `Standardised`; `{type: whisper, pad: true}` makes Whisper's frames, floor(n / hop) of them, see `Whisper`.
+    `Standardised`; `{type: cepstral, coefficients: 13}` makes a frame the shape of its spectrum, see `Cepstral`;
+    `{type: whisper, pad: true}` makes Whisper's frames, floor(n / hop) of them, see `Whisper`.
 
-    `fit` learns a mean and a deviation for each mel band, and comes before encode and decode, unless another scaling
-    has nothing to learn.
+    frames: every clip is told in so many, at equal distances from its first to its last: what is said fast looks as it
+    does said slowly. By default a longer clip has more.
+
+    `fit` learns a mean and a deviation for each number of a frame, and comes before encode and decode, unless another
+    scaling has nothing to learn.
     """
 
     name: str = "audio"
@@ -68,6 +72,7 @@ class AudioTokenizer(Tokenizer):
     dropout: float = 0.0
     max_seconds: float = 600.0
     scaling: dict[str, Any] = field(default_factory=dict)
+    frames: int | None = None
 
     fidelity: ClassVar = "approximate"
 
@@ -77,6 +82,8 @@ class AudioTokenizer(Tokenizer):
         self._scaling = scaling_of(self.scaling)
         if min(self.sample_rate, self.mels, self.hop, self.layers + 1, self.heads, self.max_seconds) <= 0:
             raise ConfigError(f"{self}; expected every size, rate and limit to be positive.")
+        if self.frames is not None and self.frames < 1:
+            raise ConfigError(f"frames={self.frames}; expected 1 or more, or none for as many as a clip is long.")
         if self.subsampling < 1 or self.subsampling & (self.subsampling - 1):
             raise ConfigError(f"subsampling={self.subsampling}; expected a power of two: 1, 2, 4, 8, …")
         if self.kernel % 2 == 0:
@@ -90,25 +97,27 @@ class AudioTokenizer(Tokenizer):
                 f"low={self.low}, high={self._highest} at sample_rate={self.sample_rate}; "
                 "expected 0 <= low < high <= half the sample rate."
             )
+        self._features = self._scaling.features(self.mels)
 
     def config(self) -> dict[str, Any]:
-        """The settings; without `scaling` where it is the default, which older checkpoints did not write."""
-        settings = super().config()
-        return {k: v for k, v in settings.items() if k != "scaling"} if self._scaling == Standardised() else settings
+        """The settings; without `scaling` and `frames` where they are the defaults, which older checkpoints did not
+        write."""
+        usual = {"scaling": self._scaling == Standardised(), "frames": self.frames is None}
+        return {name: value for name, value in super().config().items() if not usual.get(name)}
 
     @property
     def streams(self) -> tuple[StreamSpec, ...]:
-        conformer = Conformer(self.mels, self.subsampling, self.layers, self.heads, self.kernel, self.dropout)
+        conformer = Conformer(self._features, self.subsampling, self.layers, self.heads, self.kernel, self.dropout)
         slots = Subsampling(self.subsampling)
-        return (StreamSpec.continuous(self.name, self.mels, slots=slots, embedder=conformer),)
+        return (StreamSpec.continuous(self.name, self._features, slots=slots, embedder=conformer),)
 
     def encode(self, raw: Any) -> Tokens:
-        """float32[frames, mels] in ceil(frames / subsampling) slots.
+        """float32[frames, features] in ceil(frames / subsampling) slots.
 
         SampleError: empty, not finite, an impossible rate, a damaged or cut file. LimitError: too long.
         TokenizerError: not fitted.
         """
-        frames = self._scale.apply(self.log_mel(self.wave(raw)))
+        frames = self._scale.apply(self._rows(raw))
         slots = torch.arange(Subsampling(self.subsampling)(len(frames)))
         return Tokens({self.name: Stream.whole(frames, slots)}, len(slots), slots[:, None])
 
@@ -120,7 +129,7 @@ class AudioTokenizer(Tokenizer):
         """
         from torchaudio.functional import griffinlim
 
-        power = self._scaling.power(self._scale.invert(self._frames_of(tokens)))
+        power = self._scaling.power(self._scale.invert(self._frames_of(tokens)), self.mels)
         bank = self._mel_transform.mel_scale.fb
         spectrum = torch.linalg.lstsq(bank.T, power.T, driver="gelsd").solution.clamp(min=0)
         # The algorithm needs half a window of signal at least: repeat the last frame, then cut that off.
@@ -142,7 +151,7 @@ class AudioTokenizer(Tokenizer):
     def length(self, raw: Any) -> int:
         """ceil(frames / subsampling), from the number of samples and their rate; of a file, the header."""
         samples = self._scaling.heard(self._measured(raw).resampled(self.sample_rate), self.sample_rate)
-        return Subsampling(self.subsampling)(self._scaling.frames(samples, self.hop))
+        return Subsampling(self.subsampling)(self.frames or self._scaling.frames(samples, self.hop))
 
     def example(self, rng: np.random.Generator) -> tuple[Float[np.ndarray, "1 time"], int]:
         """A gliding tone in noise, 0.2 to 0.8 s."""
@@ -184,6 +193,10 @@ class AudioTokenizer(Tokenizer):
         """The logarithm of mel power, natural unless `scaling` says otherwise, not yet normalised."""
         return self._scaling.logarithm(mel_power(self._mel_transform, wave))
 
+    def _rows(self, raw: Any) -> Float[Tensor, "frames features"]:
+        rows = self._scaling.told(self.log_mel(self.wave(raw)))
+        return rows if self.frames is None else at_equal_distances(rows, self.frames)
+
     @property
     def _highest(self) -> float:
         return self.sample_rate / 2 if self.high is None else self.high
@@ -196,9 +209,9 @@ class AudioTokenizer(Tokenizer):
     def _frames_of(self, tokens: Tokens) -> Float[Tensor, "frames mels"]:
         stream = tokens.streams.get(self.name)
         shape = None if stream is None else list(stream.values.shape)
-        if stream is None or len(stream.values) == 0 or shape != [len(stream.values), self.mels]:
+        if stream is None or len(stream.values) == 0 or shape != [len(stream.values), self._features]:
             raise TokenizerError(
-                f"Cannot decode a stream {self.name!r} of shape {shape}; expected [frames, {self.mels}]."
+                f"Cannot decode a stream {self.name!r} of shape {shape}; expected [frames, {self._features}]."
             )
         if not stream.values.isfinite().all():
             raise TokenizerError(f"Cannot decode {self.name!r}: it has NaN or infinite values; expected finite.")
@@ -211,10 +224,10 @@ class AudioTokenizer(Tokenizer):
         return self._learned is not None or not self._scaling.learns
 
     def fit(self, samples: Iterable[Any]) -> None:
-        """Mean and standard deviation of each mel band, over the first samples that hold `ENOUGH_FRAMES`."""
+        """Mean and deviation of each of a frame's numbers, over the first samples that hold `ENOUGH_FRAMES`."""
         if not self._scaling.learns:
             return
-        frames = _until(ENOUGH_FRAMES, (self.log_mel(self.wave(raw)) for raw in samples))
+        frames = _until(ENOUGH_FRAMES, (self._rows(raw) for raw in samples))
         self._learned = Standardisation.learned(frames, least=0.5)
 
     def state(self) -> dict[str, bytes]:
@@ -223,7 +236,7 @@ class AudioTokenizer(Tokenizer):
     def restore(self, state: Mapping[str, bytes]) -> None:
         if not self._scaling.learns:
             return super().restore(state)
-        self._learned = Standardisation.from_json(state.get(STATISTICS), self.mels) if state else None
+        self._learned = Standardisation.from_json(state.get(STATISTICS), self._features) if state else None
 
     @property
     def _scale(self) -> Standardisation | Whisper:
@@ -241,6 +254,19 @@ def _until(enough: int, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         enough -= len(piece)
         if enough <= 0:
             return
+
+
+def at_equal_distances(rows: Float[Tensor, "rows features"], count: int) -> Float[Tensor, "count features"]:
+    """`count` rows from the first to the last, each on the line between the two that it lies between; of one row, as
+    many as are asked for.
+
+    >>> at_equal_distances(torch.tensor([[0.0], [10.0], [20.0]]), 5).T.tolist()
+    [[0.0, 5.0, 10.0, 15.0, 20.0]]
+    """
+    at = torch.linspace(0, len(rows) - 1, count)
+    before = at.long().clamp(max=max(0, len(rows) - 2))
+    after = (before + 1).clamp(max=len(rows) - 1)
+    return torch.lerp(rows[before], rows[after], (at - before)[:, None])
 
 
 def mel_power(transform: MelSpectrogram, wave: Float[Tensor, " time"]) -> Float[Tensor, "frames mels"]:
