@@ -57,7 +57,6 @@ def test_the_package_is_asked_for_in_a_sentence():
 @pytest.mark.parametrize(
     ("more", "trainer"),
     [
-        ({"not_finite": {"type": "roll_back"}}, {}),
         ({"lora": {}}, {}),
         ({}, {"precision": "16-mixed"}),
         ({}, {"gradient_clip_algorithm": "value"}),

@@ -7,10 +7,9 @@ import shutil
 from importlib.util import find_spec
 
 import pytest
-import runs
 import spoiling
 import torch
-from ranks import by_one, by_ranks, free, one_process, two_ranks
+from ranks import by_one, by_ranks, one_process, two_ranks
 
 import anyformer as af
 
@@ -57,17 +56,22 @@ def test_two_ranks_accumulate_and_go_on_from_one_process(tmp_path):
 
 
 @pytest.mark.parametrize("spoil", [spoiling.SpoilLoss, spoiling.SpoilGradient])
-@pytest.mark.parametrize("policy", ["skip", "stop"])
+@pytest.mark.parametrize("policy", [{"type": "skip"}, {"type": "stop"}, {"type": "roll_back", "every": 2}])
 def test_what_is_not_finite_on_one_rank_reaches_no_weight(tmp_path, policy, spoil):
-    arguments = (str(tmp_path), 4, 2, {"type": policy}, "deepspeed_stage_2", spoil)
-    ranks = [runs.start(spoiling.rank, number, port, *arguments) for port in [free()] for number in (0, 1)]
-    statuses = [runs.end(rank) for rank in ranks]
-    assert policy == "stop" or statuses == [0, 0]
-    ends = [torch.load(file) for file in sorted(tmp_path.glob("rank*.pt"))]
+    ends = spoiling.both(tmp_path / "run", "deepspeed_stage_2", policy, spoil)
     told = [end["told"] or " ".join(end["dropped"]) for end in ends]
-    assert len(set(told)) == 1 and (policy == "stop" or len(told) == 2)
-    assert "is not finite" in told[0] and "at step 2" in told[0] and "train-" in told[0]
+    stops = policy["type"] == "stop"
+    assert len(set(told)) == 1 and (stops or len(told) == 2)
+    assert "is not finite" in told[0] and "at step 3" in told[0] and "train-" in told[0]
     assert ("The loss of" in told[0]) == (spoil is spoiling.SpoilLoss)
-    assert all(bool(end["told"]) == (policy == "stop") for end in ends)
+    assert all(bool(end["told"]) == stops for end in ends)
     first, second = ends[0]["weights"], ends[-1]["weights"]
     assert all(torch.equal(first[name], second[name]) and first[name].isfinite().all() for name in first)
+
+
+@pytest.mark.parametrize("policy", [{"type": "skip"}, {"type": "roll_back", "every": 2}])
+def test_weights_are_those_of_ddp_behind_an_update_that_is_left_out(tmp_path, policy):
+    ours, theirs = (spoiling.both(tmp_path / name, name, policy)[0] for name in ("deepspeed_stage_2", "ddp"))
+    assert ours["dropped"] == theirs["dropped"] and len(ours["dropped"]) == 1
+    for name, weight in theirs["weights"].items():
+        assert torch.allclose(ours["weights"][name], weight, rtol=0, atol=1e-5), name

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import runs
 import torch
+from ranks import free
 
 from anyformer.errors import NonFiniteError
 
@@ -57,5 +58,24 @@ def rank(
             run.fit(learned, datamodule=runs.mixture())
         except NonFiniteError as error:
             told = str(error)
-        result = {"told": told, "dropped": learned.finite.dropped, "weights": runs.weights(learned)}
+        weights = {name: getattr(value, "full_tensor", value.clone)() for name, value in learned.state_dict().items()}
+        result = {"told": told, "dropped": learned.finite.dropped, "weights": weights}
         torch.save(result, Path(folder) / f"rank{number}.pt")
+
+
+def both(
+    folder: Path,
+    strategy: str,
+    policy: dict[str, Any],
+    spoil: type[L.Callback] = SpoilLoss,
+    steps: int = 6,
+    at: int = 3,
+) -> list[dict[str, Any]]:
+    """What two ranks wrote; where the policy is to stop, one of them may have ended the other."""
+    folder.mkdir()
+    port = free()
+    arguments = (port, str(folder), steps, at, policy, strategy, spoil)
+    ranks = [runs.start(rank, number, *arguments) for number in (0, 1)]
+    statuses = [runs.end(one) for one in ranks]
+    assert policy["type"] == "stop" or statuses == [0, 0]
+    return [torch.load(file) for file in sorted(folder.glob("rank*.pt"))]

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anyformer.errors import ConfigError, PluginError
+from anyformer.training.gathered import Gathered
 from anyformer.training.gradients import Gradients
 
 STAGES = {"deepspeed": 2, "deepspeed_stage_1": 1, "deepspeed_stage_2": 2}  # by the strategy's name
@@ -33,7 +34,7 @@ THEIRS = ("optimizer", "scheduler", "fp16", "bf16", "offload_optimizer", "offloa
 """Settings of DeepSpeed by which it would do what a learner does, or keep elsewhere what a checkpoint holds."""
 
 
-class DeepSpeed(DeepSpeedStrategy):
+class DeepSpeed(Gathered, DeepSpeedStrategy):
     """`--trainer.strategy=deepspeed_stage_2`: every rank keeps all weights, and a part of what updates them."""
 
     def __init__(self, stage: int = 2, **more: Any) -> None:
@@ -76,7 +77,6 @@ class DeepSpeed(DeepSpeedStrategy):
         told = {
             f"precision={trainer.precision}": trainer.precision not in PRECISIONS,
             "lora": learner.adapters is not None,
-            "not_finite={'type': 'roll_back'}": hasattr(learner.finite, "every"),
             "gradient_clip_algorithm=value": trainer.gradient_clip_algorithm == "value",
         }
         for what, found in told.items():
@@ -139,9 +139,9 @@ class DeepSpeed(DeepSpeedStrategy):
         """Within a window; `backward` sees to it."""
         yield
 
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        return True
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        weights = Strategy.lightning_module_state_dict(self)
+        return self.on_first_rank({name: weight.cpu() for name, weight in weights.items()})
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Numbered as the optimiser of one process numbers its weights; on rank 0 alone, but all ranks must ask."""
@@ -154,7 +154,7 @@ class DeepSpeed(DeepSpeedStrategy):
                 for number, each in zip(numbers, found, strict=True):
                     if self.is_global_zero:
                         state.setdefault(number, {})[name] = each.cpu()
-        return {"state": state, "param_groups": groups} if self.is_global_zero else {}
+        return self.on_first_rank({"state": state, "param_groups": groups})
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         zero: Any = self.optimizers[0]
@@ -187,12 +187,6 @@ class DeepSpeed(DeepSpeedStrategy):
         line = torch.cat([value.flatten() for value in values])
         own = line[self.global_rank * length :][:length]
         return torch.nn.functional.pad(own, (0, length - len(own)))
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        Strategy.save_checkpoint(self, checkpoint, self.broadcast(filepath), storage_options)
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        return self.checkpoint_io.load_checkpoint(self.broadcast(checkpoint_path))
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         Strategy.load_model_state_dict(self, checkpoint, strict)
@@ -229,6 +223,13 @@ class EngineGradients(Gradients):
 
     def norm(self) -> Tensor:
         return self._zero.scaled_global_norm()
+
+    def unsound(self) -> Tensor | None:
+        for group, parts in self._zero.averaged_gradients.items():
+            for weight, part in zip(self._zero.params_in_partition[group], parts, strict=False):  # and padding
+                if not bool(part.isfinite().all()):
+                    return weight
+        return None
 
     def clip(self, most: float) -> None:
         """The engine does so itself."""

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from anyformer.batch import Batch
 from anyformer.contracts import Loss
 from anyformer.errors import ConfigError, NonFiniteError, unknown
+from anyformer.training.gathered import Gathered
 
 if TYPE_CHECKING:
     from anyformer.training.learner import Learner
@@ -147,17 +148,18 @@ class RollBack(Stop):
 
     def begin(self, learner: Learner) -> None:
         super().begin(learner)
-        step = learner.global_step
+        step, trainer = learner.global_step, learner.trainer
         if not self._kept or (step % self.every == 0 and self._kept["step"] != step):
-            optimizer = learner.trainer.optimizers[0]
-            self._kept = deepcopy(
-                {"step": step, "weights": learner.state_dict(), "optimizer": optimizer.state_dict()["state"]}
-            )
+            weights = trainer.strategy.lightning_module_state_dict()
+            moments = trainer.strategy.optimizer_state(trainer.optimizers[0])
+            self._kept = deepcopy({"step": step, "weights": weights, "optimizer": moments})
 
     def mend(self, learner: Learner, optimizer: Optimizer) -> None:
-        learner.load_state_dict(self._kept["weights"])
-        groups = optimizer.state_dict()["param_groups"]  # with the rate of this step
-        optimizer.load_state_dict({"state": deepcopy(self._kept["optimizer"]), "param_groups": groups})
+        """The rate is the schedule's again before the next update."""
+        strategy = learner.trainer.strategy
+        kept = strategy.everywhere(self._kept) if isinstance(strategy, Gathered) else self._kept
+        strategy.load_model_state_dict({"state_dict": kept["weights"]})
+        strategy.load_optimizer_state_dict({"optimizer_states": [deepcopy(kept["optimizer"])]})
 
     def state(self) -> dict[str, Any]:
         return super().state() | {"kept": self._kept}
@@ -204,9 +206,8 @@ def spoilt(batch: Batch) -> list[int]:
 
 
 def _of_gradient(learner: Learner, window: Sequence[Batch]) -> Finding:
-    bad = next(
-        (n for n, p in learner.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())), ""
-    )
+    weight = learner.gradients.unsound()
+    bad = next((name for name, parameter in learner.named_parameters() if parameter is weight), "")
     tasks = list(dict.fromkeys(task for batch in window for task in batch.targets))
     what = f"The gradient of {bad or 'the model'} from {', '.join(tasks)}"
     return Finding(what, _named(window, tasks), of_gradient=True)

@@ -29,6 +29,14 @@ class Gradients:
         self._norm = torch.nn.utils.get_total_norm([w.grad for w in self.weights if w.grad is not None])
         return self._norm.full_tensor() if isinstance(self._norm, DTensor) else self._norm
 
+    def unsound(self) -> Tensor | None:
+        """A weight whose gradient is not finite, as far as this rank has it: no other rank is asked."""
+        for weight in self.weights:
+            own = weight.grad.to_local() if isinstance(weight.grad, DTensor) else weight.grad
+            if own is not None and not bool(own.isfinite().all()):
+                return weight
+        return None
+
     def clip(self, most: float) -> None:
         """Scale them to that norm; `norm` was asked before, and is larger."""
         torch.nn.utils.clip_grads_with_norm_(self.weights, most, self._norm)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
-from lightning.pytorch.strategies.strategy import Strategy
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from anyformer.errors import ConfigError
+from anyformer.training.gathered import Gathered
 
 if TYPE_CHECKING:
     from anyformer.training.learner import Learner
@@ -26,15 +26,11 @@ PRECISIONS = ("32-true", "bf16-mixed")  # a scaler of float16 would have to agre
 STEPS = ("training_step", "validation_step", "test_step", "predict_step")  # in which weights are read
 
 
-class Sharded(ModelParallelStrategy):
+class Sharded(Gathered, ModelParallelStrategy):
     """`--trainer.strategy=sharded`: every rank keeps a part of each weight, of its gradient and of its moments."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, **more)
-
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        return True
 
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
@@ -43,20 +39,13 @@ class Sharded(ModelParallelStrategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole weights, on rank 0 alone; all ranks must ask."""
         assert self.model is not None
-        return self._on_first_rank({name: whole(value) for name, value in self.model.state_dict().items()})
+        return self.on_first_rank({name: whole(value) for name, value in self.model.state_dict().items()})
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Numbered as the optimiser of one process numbers its weights."""
         state = getattr(optimizer, "_optimizer", optimizer).state_dict()
         moments = {n: {name: whole(value) for name, value in of.items()} for n, of in state["state"].items()}
-        return self._on_first_rank({**state, "state": moments})
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        Strategy.save_checkpoint(self, checkpoint, self.broadcast(filepath), storage_options)
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Every rank reads it and keeps its parts."""
-        return self.checkpoint_io.load_checkpoint(self.broadcast(checkpoint_path))
+        return self.on_first_rank({**state, "state": moments})
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         assert self.model is not None
@@ -70,9 +59,6 @@ class Sharded(ModelParallelStrategy):
             owners = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
             moments = {n: {name: part(v, owners[n]) for name, v in of.items()} for n, of in state["state"].items()}
             optimizer.load_state_dict({**state, "state": moments})
-
-    def _on_first_rank(self, state: dict[str, Any]) -> dict[str, Any]:
-        return state if self.is_global_zero else {}
 
 
 def whole(value: Any) -> Any:
@@ -109,7 +95,6 @@ def _refuse(learner: Learner, trainer: L.Trainer) -> None:
     told = {
         f"precision={trainer.precision}": trainer.precision not in PRECISIONS,
         "lora": learner.adapters is not None,
-        "not_finite={'type': 'roll_back'}": hasattr(learner.finite, "every"),
         "several tasks, one of which trains a model beside this one": bool(len(learner.beside))
         and len(learner.mixture.tasks) > 1,
     }
