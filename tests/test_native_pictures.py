@@ -22,6 +22,7 @@ from anyformer.objectives import Classification
 from anyformer.testing import check_task
 from anyformer.training.data import Preparation
 from anyformer.training.mixture import Reference
+from anyformer_tasks.language.judgement import prepared
 from anyformer_tasks.vision.classification import ImageClassification
 from anyformer_tasks.vision.dataset import PictureSet
 from anyformer_tasks.vision.picture import pixels, trimmed
@@ -160,6 +161,17 @@ def test_what_is_dropped_is_a_function_of_the_pass_and_the_sample(clothes):
     task = clothes["tasks"]["image_classification"]
     whole = [clothes["tokenizers"]["image"].length(sample.values["image"]) for sample in task.examples("train")[:6]]
     assert sum(whole) > one.tokens >= sum(whole) // 2 and max(whole) <= 30
+
+
+def test_nothing_is_dropped_of_what_is_held_out(clothes):
+    """Neither where a loss is taken nor where a model is judged: all that trains with fewer patches is seen whole."""
+    task, tokenizers = clothes["tasks"]["image_classification"], clothes["tokenizers"]
+    samples = task.examples("validation")[:6]
+    slots = [tokenizers["image"].length(sample.values["image"]) for sample in samples]
+    held_out = Preparation(**clothes, split="validation", seed=0).batch(references())
+    assert held_out.tokens == sum(slots)
+    model = af.Model(tokenizers, {"dim": 16, "heads": 2, "depth": 1}, ["label"])
+    assert [e.tokens.length for e in prepared("clothes", task, model, samples)] == slots
 
 
 def test_pictures_of_all_sizes_share_a_batch_and_do_not_see_each_other():

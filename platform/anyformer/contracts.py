@@ -177,6 +177,12 @@ class Objective(Configured, ABC):
     def predicts(self, specs: Mapping[str, Sequence[StreamSpec]]) -> list[str]:
         """Names of the streams that need a head, given each field's streams; ConfigError if none fits."""
 
+    @property
+    def plain(self) -> Objective:
+        """The objective without what it makes harder in training only, such as frames that it hides: that of held-out
+        losses and of scores. By default itself."""
+        return self
+
     def ready(self, specs: Mapping[str, Sequence[StreamSpec]]) -> Objective:
         """The objective for fields of these streams, before anything is prepared; ConfigError if one lacks a value that
         it needs, such as a mask. By default nothing is needed."""
@@ -300,9 +306,10 @@ def encoded(name: str, task: Task, tokenizers: Mapping[str, Tokenizer], sample: 
         return replace(sample, values=encode_fields(task.fields, tokenizers, sample.values))
 
 
-def ready(task: Task, tokenizers: Mapping[str, Tokenizer]) -> Objective:
-    """The task's objective, told the streams of the task's fields."""
-    return task.objective.ready({field: tokenizers[kind].streams for field, kind in task.fields.items()})
+def ready(task: Task, tokenizers: Mapping[str, Tokenizer], objective: Objective | None = None) -> Objective:
+    """The task's objective, or this one in its place, told the streams of the task's fields."""
+    streams = {field: tokenizers[kind].streams for field, kind in task.fields.items()}
+    return (objective or task.objective).ready(streams)
 
 
 def prepare(

@@ -34,6 +34,10 @@ class Around(Objective):
         self._inner = objectives.create(str(settings.pop("type", "")), settings)
 
     @property
+    def plain(self) -> Objective:
+        return self._inner.plain
+
+    @property
     def coupled(self) -> bool:  # ty: ignore[incompatible-property-override]
         return self._inner.coupled
 

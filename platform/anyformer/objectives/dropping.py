@@ -25,8 +25,7 @@ class TokenDropping(Around):
     objective: `{"type": ..., ...}`. stream: of values or rows with a slot each. least, most: the part of a sample's
     that is left out is drawn evenly between them; one always stays.
 
-    Prompts, which lack a field, are left as they are. So are not samples of a held-out split that lack none: a
-    validation loss is that of what is left.
+    Prompts, which lack a field, are left as they are, and so is all that is held out (`plain`).
     """
 
     objective: dict[str, Any] = field(default_factory=lambda: {"type": "classification"})

@@ -25,8 +25,7 @@ class SpecAugment(Around):
     U{0 … bands} of its features from f₀ ~ U{0 … features - f}; and frame_masks times, t ~ U{0 … min(frames, most ·
     length)} of its rows from t₀ ~ U{0 … length - t}. By default the paper's LibriSpeech double (table 1).
 
-    Prompts, which have no targets, are left as they are. So are not examples of a held-out split that have some: a
-    validation loss is that of masked sound.
+    Prompts, which have no targets, are left as they are, and so is all that is held out (`plain`).
     """
 
     objective: dict[str, Any] = field(default_factory=lambda: {"type": "ctc"})

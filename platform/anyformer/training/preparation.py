@@ -140,7 +140,9 @@ class Preparation:
     @cached_property
     def _objectives(self) -> dict[str, Objective]:
         """Told their streams once, for all that is planned."""
-        return {name: ready(task, self.tokenizers) for name, task in self.tasks.items()}
+        objectives = {name: task.objective for name, task in self.tasks.items()}
+        used = objectives if self.split == "train" else {name: one.plain for name, one in objectives.items()}
+        return {name: ready(task, self.tokenizers, used[name]) for name, task in self.tasks.items()}
 
     @cached_property
     def _constant(self) -> dict[tuple[str, int], Sample | Example]:

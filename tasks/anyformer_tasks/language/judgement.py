@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from anyformer.batch import Example, pack
-from anyformer.contracts import Sample, Score, Task, prepare
+from anyformer.contracts import Sample, Score, Task, prepare, ready
 from anyformer.evaluation.statistics import key
 from anyformer.model import ForwardPass, Model
 from anyformer.tokens import Stream, Tokens
@@ -20,8 +20,13 @@ TOKEN_BUDGET = 8192  # slots that go through the model at once
 
 
 def prepared(name: str, task: Task, model: Model, samples: Sequence[Sample]) -> list[Example]:
-    """Each sample as an example, its targets included, because they say where heads are read."""
-    return [prepare(name, task, model.tokenizers, one, np.random.default_rng(key(one.id))) for one in samples]
+    """Each sample as an example, of which nothing is hidden, its targets included, because they say where heads are
+    read."""
+    objective = ready(task, model.tokenizers, task.objective.plain)
+    draws = (np.random.default_rng(key(one.id)) for one in samples)
+    return [
+        prepare(name, task, model.tokenizers, one, draw, objective) for one, draw in zip(samples, draws, strict=True)
+    ]
 
 
 def judged(model: Model, examples: Sequence[Example], stream: str) -> list[Tensor]:

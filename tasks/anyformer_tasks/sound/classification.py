@@ -74,13 +74,10 @@ class SoundClassification(Task):
         return replace(sample, values={**sample.values, "audio": self._variation(wave, rng)})
 
     def score(self, model: Model, samples: Sequence[Sample]) -> Iterator[Score]:
-        """Whether the likeliest label is the right one. The sound is the prompt's, in which an objective hides nothing;
-        a labelled example says where it is read."""
+        """Whether the likeliest label is the right one."""
         tokenizer = model.tokenizers[self.fields["label"]]
         (stream,) = tokenizer.streams
-        bare = [replace(sample, values={"audio": sample.values["audio"]}) for sample in samples]
-        prompts, labelled = (prepared(NAME, self, model, asked) for asked in (bare, samples))
-        examples = [replace(p, targets=e.targets) for p, e in zip(prompts, labelled, strict=True)]
+        examples = prepared(NAME, self, model, samples)
         for sample, logits in zip(samples, told(model, self, examples, stream.name), strict=True):
             chance = logits.softmax(-1)
             name = tokenizer.decode(Tokens.of(stream.name, chance.argmax()[None]))
