@@ -20,19 +20,23 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(("stage", "precision"), [(1, "32-true"), (2, "32-true"), (2, "bf16-mixed")])
-def test_two_ranks_train_as_one_process_and_resume_anywhere(tmp_path, stage, precision):
+@pytest.mark.parametrize(
+    ("stage", "more"),
+    [(1, {}), (2, {}), (2, {"precision": "bf16-mixed"}), (2, {"model": {"lora": {"rank": 2}}})],
+    ids=["first", "second", "bfloat16", "lora"],
+)
+def test_two_ranks_train_as_one_process_and_resume_anywhere(tmp_path, stage, more):
     """Each rank sees another modality, so gradients come in another order on each. Losses are those of one process that
     accumulates two batches, and stay so where two ranks, or one, go on from what two have written."""
     strategy = f"deepspeed_stage_{stage}"
-    alone = one_process(tmp_path / "one", resume=False, precision=precision)
+    alone = one_process(tmp_path / "one", resume=False, **more)
     (tmp_path / "two").mkdir()
-    half = two_ranks(tmp_path / "two", strategy, resume=False, precision=precision)
+    half = two_ranks(tmp_path / "two", strategy, resume=False, **more)
     assert af.load(tmp_path / "two" / "last").training is False
     shutil.copytree(tmp_path / "two", tmp_path / "again")
-    rest = two_ranks(tmp_path / "two", strategy, resume=True, precision=precision)
-    one = one_process(tmp_path / "again", resume=True, precision=precision)
-    wanted = by_one(alone) + by_one(one_process(tmp_path / "one", resume=True, precision=precision))
+    rest = two_ranks(tmp_path / "two", strategy, resume=True, **more)
+    one = one_process(tmp_path / "again", resume=True, **more)
+    wanted = by_one(alone) + by_one(one_process(tmp_path / "one", resume=True, **more))
     assert len(wanted) == 6 and wanted[0] != wanted[-1]
     for found in (by_ranks(half) + by_ranks(rest), by_ranks(half) + by_one(one)):
         for ours, theirs in zip(found, wanted, strict=True):

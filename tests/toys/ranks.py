@@ -15,7 +15,7 @@ DATA = {"token_budget": 32, "tasks": TASKS}  # a sample a batch: each rank sees 
 
 
 def two_ranks(folder: Path, strategy: str, resume: bool, **more: Any) -> list[dict]:
-    """What each of them measured. more: settings of their trainers."""
+    """What each of them measured. more: settings, see `runs.measured`."""
     processes = [
         runs.start(runs.apart, r, port, str(folder), strategy, resume, DATA, more) for port in [free()] for r in (0, 1)
     ]

@@ -136,7 +136,7 @@ def rank(number: int, port: int, folder: str, steps: int, data: dict[str, Any], 
 def apart(
     number: int, port: int, folder: str, strategy: str, resume: bool, data: dict[str, Any], more: dict[str, Any]
 ) -> None:
-    """A process's whole life: one of two ranks, whose checkpoint lies in `folder`. `more`: the trainer's settings."""
+    """A process's whole life: one of two ranks, whose checkpoint lies in `folder`. `more`: see `measured`."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(number), "NODE_RANK": "0"}
     with registered():
@@ -144,9 +144,12 @@ def apart(
         torch.save(seen, Path(folder) / f"rank{number}.pt")
 
 
-def measured(folder: Path | str, steps: int, resume: bool, data: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A run's losses by micro-batch, task → (sum, count), and the held-out ones; a new run stops half-way."""
-    seen, learned = Seen(), learner(backbone={"dim": 16, "heads": 2, "depth": 2})
+def measured(
+    folder: Path | str, steps: int, resume: bool, data: dict[str, Any], model: dict[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
+    """A run's losses by micro-batch, task → (sum, count), and the held-out ones; a new run stops half-way. `model`: the
+    learner's settings beside its backbone; `more`: the trainer's."""
+    seen, learned = Seen(), learner(backbone={"dim": 16, "heads": 2, "depth": 2}, **model or {})
     run = trainer(
         folder, steps, [seen, *([] if resume else [stop_at(3)])], limit_val_batches=1.0, check_val_every_n_epoch=None,
         val_check_interval=3 * more.get("accumulate_grad_batches", 1), num_sanity_val_steps=0, gradient_clip_val=0.5,

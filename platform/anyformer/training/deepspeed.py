@@ -68,20 +68,9 @@ class DeepSpeed(Gathered, DeepSpeedStrategy):
         self._init_deepspeed_distributed()
 
     def setup(self, trainer: L.Trainer) -> None:
-        self._refuse(trainer)
+        refuse(trainer)
         self.precision_plugin = Autocast(trainer.precision, self.root_device)
         super().setup(trainer)
-
-    def _refuse(self, trainer: L.Trainer) -> None:
-        learner: Any = self.lightning_module
-        told = {
-            f"precision={trainer.precision}": trainer.precision not in PRECISIONS,
-            "lora": learner.adapters is not None,
-            "gradient_clip_algorithm=value": trainer.gradient_clip_algorithm == "value",
-        }
-        for what, found in told.items():
-            if found:
-                raise _refused(what)
 
     def _format_config(self) -> None:
         """Lightning counts a window's batches and scales their losses; weights stay in float32, as elsewhere."""
@@ -249,6 +238,17 @@ def _groups(zero: Any) -> Iterator[tuple[range, list[Tensor], dict[str, Any], di
         numbers = range(begin, begin + len(weights))
         yield numbers, weights, group, dict(zero.optimizer.state.get(group["params"][0], {}))
         begin = numbers.stop
+
+
+def refuse(trainer: L.Trainer) -> None:
+    """ConfigError for what the engine does not do, or not as it is done elsewhere."""
+    told = {
+        f"precision={trainer.precision}": trainer.precision not in PRECISIONS,
+        "gradient_clip_algorithm=value": trainer.gradient_clip_algorithm == "value",
+    }
+    for what, found in told.items():
+        if found:
+            raise _refused(what)
 
 
 def _refused(what: str) -> ConfigError:
