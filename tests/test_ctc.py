@@ -238,6 +238,20 @@ def test_clips_are_masked_one_by_one():
     assert max(short for short, _ in hidden) == 2 and 20 < max(long for _, long in hidden) <= 30
 
 
+def test_values_are_moved_each_by_its_own_and_a_clips_feature_by_one_more():
+    """As widely as was asked for; twice alike from one generator; a feature's offset is one in all of a clip's rows
+    and another in the next clip."""
+    nothing = {"bands": 0, "frames": 0}
+    still = masked(5, 400, **nothing).tokens.streams["sound"].values
+    noisy, again = (masked(5, 400, noise=0.5, **nothing).tokens.streams["sound"].values for _ in range(2))
+    assert torch.equal(noisy, again) and 0.4 < float((noisy - still).std()) < 0.6
+    clips = Tokens.laid_end_to_end([sound(4, 1), sound(6, 2)])
+    chosen = SpecAugment({"type": "ctc"}, "sound", **nothing, offset=1.0).ready(SPECS)
+    moved = chosen.prepare({"sound": clips, "text": text(2)}, np.random.default_rng(0)).tokens.streams["sound"].values
+    one, other = (moved - clips.streams["sound"].values).split([4, 6])
+    assert one.std(0).max() < 1e-5 and other.std(0).max() < 1e-5 and (one[0] - other[0]).abs().min() > 1e-3
+
+
 def test_a_prompt_is_left_as_it_is():
     """It has no targets; the task's own tokens are never changed."""
     given_ = sound(40)
@@ -256,6 +270,9 @@ def test_it_wraps_any_objective_and_is_its_settings():
         SpecAugment().ready(SPECS)
     with pytest.raises(ConfigError, match="most=2"):
         SpecAugment(most=2)
+    for wrong in ({"noise": -1.0}, {"offset": float("nan")}):
+        with pytest.raises(ConfigError, match="deviations of 0 or more"):
+            SpecAugment(**wrong)
     with pytest.raises((ConfigError, PluginError), match="ctd"):
         SpecAugment({"type": "ctd"})
 

@@ -1,12 +1,14 @@
-"""Hiding bands and moments of what is heard, whatever is learned from it."""
+"""Hiding bands and moments of what is heard, or moving it a little, whatever is learned from it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from anyformer.batch import Example
@@ -25,6 +27,10 @@ class SpecAugment(Around):
     U{0 … bands} of its features from f₀ ~ U{0 … features - f}; and frame_masks times, t ~ U{0 … min(frames, most ·
     length)} of its rows from t₀ ~ U{0 … length - t}. By default the paper's LibriSpeech double (table 1).
 
+    noise, offset: deviations, by default 0. Before anything is hidden, each value is moved by noise of its own, and all
+    values of a feature in a clip by one more: another speaker, another microphone. With few of either, noise as wide as
+    the values themselves keeps a model from learning its clips by heart (Bishop 1995, Neural Computation 7(1)).
+
     Prompts, which have no targets, are left as they are, and so is all that is held out (`plain`).
     """
 
@@ -35,12 +41,16 @@ class SpecAugment(Around):
     frames: int = 100
     frame_masks: int = 2
     most: float = 1.0
+    noise: float = 0.0
+    offset: float = 0.0
 
     called: ClassVar[str] = "spec_augment"
 
     def __post_init__(self) -> None:
         if min(self.bands, self.band_masks, self.frames, self.frame_masks) < 0:
             raise ConfigError(f"{self}; expected every size and number of masks to be 0 or more.")
+        if not (0 <= self.noise < math.inf and 0 <= self.offset < math.inf):
+            raise ConfigError(f"{self}; expected noise and offset to be deviations of 0 or more.")
         fraction("spec_augment", most=self.most)
         super().__post_init__()
 
@@ -56,9 +66,16 @@ class SpecAugment(Around):
             return replace(example, source=source)
         rows = heard.values.clone()
         for clip in rows.split(heard.items[:, 0].tolist()):  # views of the copy
+            self._move(clip, rng)
             self._hide(clip, rng)
         streams = {**example.tokens.streams, self.stream: replace(heard, values=rows)}
         return replace(example, tokens=replace(example.tokens, streams=streams), source=source)
+
+    def _move(self, clip: Tensor, rng: np.random.Generator) -> None:
+        length, features = clip.shape
+        for deviation, rows in ((self.noise, length), (self.offset, 1)):
+            if deviation:
+                clip += deviation * torch.from_numpy(rng.standard_normal((rows, features), dtype=np.float32))
 
     def _hide(self, clip: Tensor, rng: np.random.Generator) -> None:
         length, features = clip.shape
