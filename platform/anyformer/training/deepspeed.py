@@ -43,7 +43,7 @@ class DeepSpeed(Gathered, DeepSpeedStrategy):
                 f"strategy=deepspeed_stage_{stage} needs DeepSpeed, which is not installed; pip install "
                 "'anyformer[deepspeed]', or choose strategy=sharded."
             )
-        settings: dict[str, Any] = {"overlap_comm": False, **more}  # with what? Backward is through by then
+        settings: dict[str, Any] = {"overlap_comm": False, **more}  # backward passes are through by then
         super().__init__(stage=stage, **settings)
         config = self.config if isinstance(self.config, dict) else {}
         zero = config.get("zero_optimization") or {}
