@@ -9,7 +9,7 @@ import pytest
 
 from anyformer import registry
 from anyformer.bench import Bar, Suite, find, names
-from anyformer.bench.conductor import disagreements
+from anyformer.bench.conductor import brief, disagreements
 from anyformer.bench.page import achieved, page, table, utilisation, verdicts
 from anyformer.bench.worker import begin, serve, turn
 from anyformer.cli import main
@@ -194,3 +194,13 @@ def test_listing_imports_no_torch(tmp_path):
     code += "except SystemExit: assert 'torch' not in sys.modules, 'torch'"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.splitlines()[0].startswith("bpe")
+
+
+def test_of_a_long_answer_a_line_keeps_the_beginning_and_a_digest():
+    """Equal ones have equal digests; a short one is kept as it is."""
+    long = [float(number) for number in range(100)]
+    mine, same, other = (brief({"case": "c", "answer": answer}) for answer in (long, [*long], [*long[:-1], 7.0]))
+    assert mine == same and mine["answer"] == long[:8] and mine["answer_numbers"] == 100
+    assert other["answer"] == mine["answer"] and other["answer_sha256"] != mine["answer_sha256"]
+    short = {"case": "c", "answer": [1.0], "processor": None}
+    assert brief(short) == short

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from anyformer.bench.suite import CPU, OURS, Suite, installed
 
 Line = dict[str, Any]
 Tell = Callable[[str], None]
+
+BEGINNING = 8  # numbers of an answer that are kept
 
 PACKAGES = ("torch", "lightning", "numpy")
 
@@ -91,8 +94,8 @@ def conduct(
         "limits": {name: _middle([rate for rate in found if rate]) for name, found in limits.items()},
         "cases": {case: dict(settings) for case, settings in suite.cases.items()},
         "flops": {case: suite.flops(suite.settings(case, toy, device)) for case in suite.cases} if suite.flops else {},
-        "disagree": disagreements(suite, rows), "bars": [str(bar) for bar in suite.bars], "rows": rows,
-        "notes": suite.notes,
+        "disagree": disagreements(suite, rows), "bars": [str(bar) for bar in suite.bars],
+        "rows": [brief(row) for row in rows], "notes": suite.notes,
     }  # fmt: skip
 
 
@@ -155,6 +158,17 @@ def disagreements(suite: Suite, rows: Sequence[Line]) -> list[str]:
             if not apart <= suite.tolerance:
                 found.append(f"{case}: {answers[0][0]} and {name} are {apart:.1e} apart")
     return found
+
+
+def brief(row: Line) -> Line:
+    """A row as it is kept: of a long answer, once it is compared, the beginning and a digest."""
+    kept = dict(row)
+    for key in ("answer", "processor"):
+        answer = row.get(key) or ()
+        if len(answer) > BEGINNING:
+            digest = sha256(json.dumps(answer).encode()).hexdigest()
+            kept |= {key: answer[:BEGINNING], f"{key}_numbers": len(answer), f"{key}_sha256": digest}
+    return kept
 
 
 def _origin(suite: Suite) -> Line:
