@@ -147,11 +147,11 @@ def decoded(model: Model, data: st.DataObject) -> list[Speech]:
     speaker = Speaker(model, torch.Generator().manual_seed(data.draw(st.integers(0, 999))))
     rows = [Speech(speaker.source(data.draw(st.integers(1, 6)))) for _ in range(data.draw(st.integers(1, 3)))]
     sources = None if rows[0].source is None else [row.source for row in rows]
+    seen: list[Tensor] = []
+    hook = model.backbone.register_forward_hook(lambda stack, inputs, out: seen.append(out))
     session = model.session(len(rows), source=sources)
     session.cache = model.backbone.new_cache(len(rows), capacity=data.draw(st.sampled_from([1, 5, 40])))
     recurrent = isinstance(model.backbone.config, RecurrentConfig)
-    seen: list[Tensor] = []
-    hook = model.backbone.register_forward_hook(lambda stack, inputs, out: seen.append(out))
     for _ in range(data.draw(st.integers(1, 5))):
         if data.draw(st.integers(0, 2)) == 0:
             chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=4))

@@ -138,12 +138,20 @@ class Mask:
     def is_step(self) -> bool:
         """One query for every document, and each sees something."""
         plain = self.autoregressive or (self.window is None and self.chunk is None)
-        return plain and set(self.queries) == {1} and not any(map(self.sees_nothing, range(len(self.queries))))
+        seen = 0 not in self.keys and (self.autoregressive or 0 not in self.prefix)
+        return plain and seen and set(self.queries) == {1}
+
+    @cached_property
+    def hides_nothing(self) -> bool:
+        """Every query sees every key of its document."""
+        shapes = zip(self.queries, self.keys, self.prefix, strict=True)
+        one_of_each = {shape: document for document, shape in enumerate(shapes)}
+        return all(map(self.is_full, one_of_each.values()))
 
     @property
     def hides_later_keys(self) -> bool:
         """Some query may not see a key because it stands behind it."""
-        return self.autoregressive and not all(map(self.is_full, range(len(self.queries))))
+        return self.autoregressive and not self.hides_nothing
 
     @cached_property
     def cu_queries(self) -> Int32[Tensor, " documents_plus_1"]:

@@ -125,7 +125,7 @@ def _searched(
     searches = [[Search(settings, end, *behind(p.tokens, stream)) for _ in range(settings.groups)] for p in prompts]
     going = searches
     while True:
-        rows = _advance(going, network.read(stream, session.last), settings)
+        rows = _advance(going, session.network.read(stream, session.last), settings)
         going = [left for each in going if (left := [one for one in each if not one.done])]
         if not going:
             break

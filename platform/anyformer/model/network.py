@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from jaxtyping import Float, Int64
@@ -231,6 +231,7 @@ def by_item(numbers: Float[Tensor, " slots"], sizes: Int64[Tensor, " items"]) ->
     return nn.utils.rnn.pad_sequence(list(numbers.split(sizes.tolist())), True, float("-inf"))
 
 
+@cache
 def module_key(name: str) -> str:
     """A stream's name as a module's, which may hold no dot (stream names hold no slash) and must not be an
     attribute that a ModuleDict has already, such as `values`."""

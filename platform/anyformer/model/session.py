@@ -12,6 +12,7 @@ from anyformer.batch import Example, pack
 from anyformer.errors import ConfigError, SampleError
 from anyformer.model.network import Network
 from anyformer.model.sampling import GREEDY, Dice, Sampling, checked, log_probabilities
+from anyformer.model.twin import twin
 from anyformer.tokens import Tokens, with_rank
 
 Had = tuple[int, str, int]
@@ -22,12 +23,12 @@ class Session:
     """`count` parallel sequences with a KV cache, of any and unequal lengths; nothing is padded.
 
     A sequence whose tokens are None in an `append` simply stays where it is. source: what each sequence attends to,
-    encoded once.
+    encoded once. Passes are those of the network's `twin`, as it is when the session begins.
     """
 
     @torch.no_grad()
     def __init__(self, network: Network, count: int, seed: int = 0, source: Sequence[Example] | None = None) -> None:
-        self.network = network
+        self.network = twin(network)
         self.cache = network.backbone.new_cache(count)
         self.memory = None if source is None else network.encode(pack(source).to(network.device))
         like = next(network.parameters())
@@ -68,15 +69,15 @@ class Session:
         self.had = [[*before, *more] for before, more in zip(self.had, had, strict=True)]
         return hidden
 
-    @torch.no_grad()
     def append_values(
         self, stream: str, values: Sequence[int], positions: Sequence[int]
     ) -> Float[Tensor, "tokens dim"]:
         """One more value of one stream for every sequence, at these positions: as `append`, but much faster."""
         device = self.last.device
-        x = self.network.embed_each(stream, torch.tensor(values, device=device))
-        where = torch.tensor(positions, device=device)[:, None]
-        hidden = self._read(x, where, (1,) * len(values), None)
+        with torch.no_grad():
+            x = self.network.embed_each(stream, torch.tensor(values, device=device))
+            where = torch.tensor(positions, device=device)[:, None]
+            hidden = self._read(x, where, (1,) * len(values), None)
         for had, value, length in zip(self.had, values, self.lengths, strict=True):
             had.append((length - 1, stream, value))
         return hidden

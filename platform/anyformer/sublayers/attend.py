@@ -73,10 +73,9 @@ def _stepped(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tenso
 
 def _seen_by_last(mask: Mask, device: torch.device) -> Bool[Tensor, "documents 1 1 keys"] | None:
     """None where all see all."""
-    everyone = range(len(mask.queries))
-    if mask.is_even and all(map(mask.is_full, everyone)):
+    if mask.is_even and mask.hides_nothing:
         return None
-    return mask.visible_together(everyone)[:, None].to(device)
+    return mask.visible_together(range(len(mask.queries)))[:, None].to(device)
 
 
 _forced: list[str] = []

@@ -42,7 +42,9 @@ class Attention(nn.Module):
         if context.cache is not None:
             k, v = context.cache.extend(self.layer, k, v, context.mask)
         bias = None if context.place.bias is None else partial(context.place.bias, self.layer)
-        mask = context.mask.windowed(self.window).chunked(self.chunk)
+        mask = context.mask
+        if self.window is not None or self.chunk is not None:
+            mask = mask.windowed(self.window).chunked(self.chunk)
         return self._mix(q, k, v, mask, bias, context)
 
     def _project(self, x: Tensor, place: Placement) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,7 +72,8 @@ class Attention(nn.Module):
             context.see(f"{self.site}.weights", self.layer, attention_weights(q, keys, mask, self.scale, bias))
         dropout = self.dropout if self.training else 0.0
         mixed = attend(q, k, v, mask, scale=self.scale, bias=bias, dropout=dropout)
-        mixed = context.see(f"{self.site}.heads", self.layer, mixed)
+        if context.probe:
+            mixed = context.see(f"{self.site}.heads", self.layer, mixed)
         return self.out(mixed.flatten(1))
 
 

@@ -48,7 +48,9 @@ class FeedForward(nn.Module):
             x = self.activation(gate) * x
         else:
             x = self.activation(x)
-        return self.down(context.see("feed_forward.keys", self.layer, x))
+        if context.probe:
+            x = context.see("feed_forward.keys", self.layer, x)
+        return self.down(x)
 
 
 class Experts(nn.Module):

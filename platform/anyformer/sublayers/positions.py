@@ -80,7 +80,7 @@ class TablePositions(PositionScheme):
                 f"A token stands at position {int(positions.max())}, but the table of positions ends at "
                 f"{self.size - self.offset - 1}. Use shorter sequences, a larger `size`, or rotary positions."
             )
-        first, *others = map(nn.functional.embedding, rows.unbind(1), self.tables)
+        first, *others = map(torch.embedding, self.tables, rows.unbind(1))
         return sum(others, first)
 
 

@@ -22,10 +22,10 @@ def linear(
     up to 32 are W xᵀ, turned, so that they come column by column, which saves a sixth. One row is read as fast as it
     can be.
     """
-    if torch.is_grad_enabled() or not x.is_cpu or x.dim() != 2 or torch.is_autocast_enabled("cpu"):
-        return F.linear(x, weight, bias)
     rows = x.shape[0]
-    if rows == 1 or rows > FEW:
+    if torch.is_grad_enabled() or rows == 1 or rows > FEW:
+        return F.linear(x, weight, bias)
+    if not x.is_cpu or x.dim() != 2 or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
     if x.dtype == torch.bfloat16:
         return (torch.mm(weight, x.mT) if bias is None else torch.addmm(bias[:, None], weight, x.mT)).mT
