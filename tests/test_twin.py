@@ -48,6 +48,12 @@ def test_what_watches_a_part_or_takes_its_place_goes_on():
     assert "compiled" in seen and torch.is_tensor(seen[-1])
 
 
+@pytest.mark.filterwarnings("ignore")  # torch would rather export than trace
+def test_what_is_traced_stays_what_it_is():
+    traced = torch.jit.trace(nn.Linear(3, 3), torch.ones(1, 3))
+    assert twin(nn.Sequential(traced))[0] is traced
+
+
 def test_a_weight_that_is_computed_is_still_computed():
     class Doubled(nn.Module):
         def forward(self, weight):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TypeVar, cast
 
+import torch
 from torch import nn
 
 M = TypeVar("M", bound=nn.Module)
@@ -30,7 +31,8 @@ def twin(module: M) -> M:
 def _is_more_than_its_forward(module: nn.Module) -> bool:
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     own = type(module).__call__ is not nn.Module.__call__ or "forward" in vars(module)
-    return own or any(hooks) or module._compiled_call_impl is not None
+    compiled = module._compiled_call_impl is not None or isinstance(module, torch.jit.ScriptModule)
+    return own or compiled or any(hooks)
 
 
 @cache
