@@ -71,3 +71,16 @@ def test_a_module_is_not_changed_by_having_a_twin():
     twin(model)
     assert {name: set(vars(part)) for name, part in model.named_modules()} == kept
     assert type(model) is Model and type(twin(model)) is type(twin(model))
+
+
+def test_a_step_of_generation_calls_no_module(monkeypatch):
+    """All that it calls is of the session's twin."""
+    session = made().session(1)
+    session.append([EXAMPLES[0].tokens])
+
+    def refuse(module, *inputs, **more):
+        raise AssertionError(f"{type(module).__name__} was called as a module")
+
+    monkeypatch.setattr(nn.Module, "_call_impl", refuse)
+    assert session.append_values("text", [4], [3]).shape == (1, 16)
+    assert session.sample("text").shape == (1,)
