@@ -75,12 +75,13 @@ def test_cached_is_uncached(rounds):
 
 def test_a_text_that_grows_is_read_once():
     """A value at a time goes through the model, however long what stands before it is."""
-    language, read = LanguageModel(MODEL, "text", OURS), []
+    read: list[int] = []
     a, b, c = VALUES
     with MODEL.backbone.register_forward_pre_hook(lambda stack, given: read.append(len(given[0]))):
+        language = LanguageModel(MODEL, "text", OURS)
         for asked in ([()], [(a,), (b,)], [(a, b), (b,), (b, c)], [(a, b), (b,), (b, c)], [(a, b, c), (a, b)]):
             language(asked)
-    assert read == [2, 2, 1]
+    assert read == [1, 2, 2, 1], "what a text begins with, and then values"
 
 
 def test_values_have_their_places():
