@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import add
 
 import torch
 from jaxtyping import Float, Int64
@@ -42,7 +41,7 @@ class Cache:
 
     def reserve(self, queries: tuple[int, ...]) -> None:
         """Make room for these many more tokens of each sequence."""
-        needed = max(map(add, self.lengths, queries))
+        needed = max(have + more for have, more in zip(self.lengths, queries, strict=True))
         if needed > self.capacity:
             capacity = needed + max(needed, STEPS)
             self.keep(_longer(self.store, 4, capacity))
@@ -50,7 +49,7 @@ class Cache:
 
     def mask(self, queries: tuple[int, ...], prefix: tuple[int, ...] | None = None) -> Mask:
         """The mask of these many new tokens behind what is cached; `prefix` counts from each sequence's start."""
-        keys = tuple(map(add, self.lengths, queries))
+        keys = tuple(have + more for have, more in zip(self.lengths, queries, strict=True))
         return Mask(queries, keys, prefix or (0,) * len(keys))
 
     def keep(self, store: Float[Tensor, "layers 2 documents kv_heads capacity head_dim"]) -> None:
@@ -61,7 +60,7 @@ class Cache:
         self.seen: list[Pair] = []
 
     def advance(self, queries: tuple[int, ...]) -> None:
-        self.lengths = list(map(add, self.lengths, queries))
+        self.lengths = [have + more for have, more in zip(self.lengths, queries, strict=True)]
 
     def cut(self, lengths: Sequence[int]) -> None:
         """Forget what stands behind so many tokens of each sequence."""
