@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from anyformer.batch import Example
 from anyformer.contracts import Tokenizer
 from anyformer.errors import ConfigError
-from anyformer.objectives import NextToken
+from anyformer.objectives import NextToken, TokenDropping
 from anyformer.tokens import StreamSpec, Tokens
 from anyformer_tasks.ngram import ALPHABET, WittenBell
 from anyformer_tasks.python_docs import PythonDocs, Span, choose_topics, cut, load_topics, original_runs
@@ -277,6 +277,13 @@ def test_bits_per_byte_counts_every_piece_and_the_end_over_all_bytes(task):
         assert score.value == pytest.approx((size + 1) * math.log2(258) / size)
     total = sum(score.weight * score.value for score in scores) / sum(score.weight for score in scores)
     assert total == pytest.approx((sum(sizes) + len(sizes)) * math.log2(258) / sum(sizes))
+
+
+def test_pieces_that_training_leaves_out_are_counted_too(task, monkeypatch):
+    samples = task.examples("test")[:5]
+    whole = [(score.id, score.value) for score in task.score(Uniform(), samples)]
+    monkeypatch.setattr(task, "objective", TokenDropping({"type": "next_token"}, "text", least=0.5))
+    assert [(score.id, score.value) for score in task.score(Uniform(), samples)] == whole
 
 
 def test_a_few_scores_show_what_the_model_writes_after_the_first_half(task):

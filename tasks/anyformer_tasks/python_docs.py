@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from anyformer.batch import Example
-from anyformer.contracts import Metric, Sample, Score, Split, Task, prepare
+from anyformer.contracts import Metric, Sample, Score, Split, Task
 from anyformer.errors import ConfigError, PluginError, unknown
 from anyformer.objectives import NextToken
 from anyformer.tokens import Tokens
+from anyformer_tasks.language.judgement import prepared
 from anyformer_tasks.ngram import ngram_bits_per_byte
 
 if TYPE_CHECKING:
@@ -116,8 +117,7 @@ class PythonDocs(Task):
         """Bits per byte: the bits of all pieces and of the closing one, only `<s>` being given, over the
         bytes of the text. Other segmentations would add to a text's probability; they are not counted.
         """
-        rng = np.random.default_rng(self.seed)
-        examples = [prepare("python_docs", self, model.tokenizers, sample, rng) for sample in samples]
+        examples = prepared("python_docs", self, model, samples)
         continuations = self._continue(model, examples[: self.continuations])
         for index, (sample, example, (log_likelihood, count)) in enumerate(
             zip(samples, examples, model.log_likelihoods(examples), strict=True)
