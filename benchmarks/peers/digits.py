@@ -18,21 +18,10 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from transformers import ViTConfig, ViTForImageClassification, get_cosine_schedule_with_warmup
 
 PASSES, BATCH = 70, 64
-
-
-class Scans(Dataset):
-    def __init__(self, pictures: Tensor, labels: Tensor) -> None:
-        self.pictures, self.labels = as_input(pictures), labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.pictures[index], self.labels[index]
 
 
 def as_input(pictures: Tensor) -> Tensor:
@@ -47,7 +36,7 @@ def small_vit(classes: int) -> nn.Module:
     return ViTForImageClassification(config)
 
 
-def train(model: nn.Module, scans: Scans) -> None:
+def train(model: nn.Module, scans: Dataset) -> None:
     batches = DataLoader(scans, BATCH, shuffle=True, drop_last=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     schedule = get_cosine_schedule_with_warmup(optimizer, 100, PASSES * len(batches))
@@ -81,7 +70,8 @@ def main() -> None:
     )
     known, held_out, labels, wanted = (torch.as_tensor(part) for part in parts)
     model = small_vit(len(found.target_names))
-    train(model, Scans(known[: len(found.target) * 7 // 10], labels[: len(found.target) * 7 // 10]))
+    trained = len(found.target) * 7 // 10
+    train(model, TensorDataset(as_input(known[:trained]), labels[:trained]))
     line = {"name": "ViT in transformers", "value": judge(model, held_out, wanted), "seed": arguments.seed}
     print(json.dumps(line | {"cpu_seconds": round(time.process_time(), 2)}))
 
