@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Int32, Int64
 from torch import Tensor
 
@@ -147,6 +148,16 @@ class Mask:
         shapes = zip(self.queries, self.keys, self.prefix, strict=True)
         one_of_each = {shape: document for document, shape in enumerate(shapes)}
         return all(map(self.is_full, one_of_each.values()))
+
+    def last_sees(self, room: int, device: torch.device) -> Bool[Tensor, "documents 1 1 room"] | None:
+        """Of a step: which keys each document's query sees, in room for so many; None where all see all of it."""
+        return self.kept(("step", room, device), lambda: self._last_sees(room, device))
+
+    def _last_sees(self, room: int, device: torch.device) -> Bool[Tensor, "documents 1 1 room"] | None:
+        if self.is_even and self.hides_nothing and self.keys[0] == room:
+            return None
+        seen = self.visible_together(range(len(self.queries)))[:, None]
+        return F.pad(seen, (0, room - seen.shape[-1])).to(device)
 
     @property
     def hides_later_keys(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache, cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -16,6 +17,7 @@ from anyformer.batch import Batch
 from anyformer.errors import ConfigError, unknown
 from anyformer.model.embedders import default_embedder, read_as, stream_spec
 from anyformer.model.heads import Head
+from anyformer.model.steps import Steps
 from anyformer.recurrent import Recurrent, recurrent_stack
 from anyformer.sublayers import Cache, Memory, Probe
 from anyformer.tokens import Stream, StreamSpec, spec_table, with_rank
@@ -48,6 +50,7 @@ class Network(nn.Module):
             {module_key(name): self._embedder(spec) for name, spec in self.specs.items() if spec.input}
         )
         self.heads = nn.ModuleDict({module_key(name): self._head(name) for name in architecture.heads})
+        self.steps: Steps | None = None
 
     @property
     def rank(self) -> int:
@@ -87,6 +90,19 @@ class Network(nn.Module):
                 stack.compile_blocks(backend)
             elif stack is not None:
                 raise ConfigError("A recurrent stack has no blocks to compile; leave `compile` out.")
+
+    def compile_steps(self, backend: str | Callable = "inductor") -> None:
+        """Let torch.compile, with this back end, make one graph of what one more slot of every sequence passes in the
+        backbone, which sessions use that begin from now on. ConfigError for a stack that cannot.
+
+        A copy of the model is as it was made. The first step waits for the graph (half a minute or more).
+        """
+        if not isinstance(self.backbone, Backbone):
+            raise ConfigError("A recurrent stack has no steps to compile; leave them as they are.")
+        self.steps = Steps(self.backbone, backend)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "steps": None}  # as a module's own compiled call is left out
 
     def embed(self, batch: Batch, stack: StackConfig) -> Float[Tensor, "tokens width"]:
         """Each stream through its embedder, laid at its slots; overlays are added to what is there."""

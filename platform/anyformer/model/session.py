@@ -91,15 +91,20 @@ class Session:
     ) -> Float[Tensor, "tokens dim"]:
         """New slots, as they are embedded, through the backbone, behind what is cached."""
         self.cache.reserve(queries)
-        mask = self.cache.mask(queries, None if prefix is None else tuple(prefix))
-        where = with_rank(positions, self.network.rank)
-        self.states = hidden = self.network.backbone(x, where, mask, self.memory, self.cache)
+        where, steps = with_rank(positions, self.network.rank), self.network.steps
+        is_step = set(queries) == {1}
+        if is_step and steps is not None and steps.ready and (self.memory is None or self.cache.source):
+            hidden = steps(x, where, self.cache)
+        else:
+            mask = self.cache.mask(queries, None if prefix is None else tuple(prefix))
+            hidden = self.network.backbone(x, where, mask, self.memory, self.cache)
+        self.states = hidden
         self.cache.advance(queries)
-        if set(queries) == {1}:
+        if is_step:
             self.last = hidden
         elif len(hidden):
             grown = torch.tensor(queries, device=hidden.device) > 0
-            ends = mask.cu_queries[1:].to(hidden.device).long() - 1
+            ends = torch.tensor(queries, device=hidden.device).cumsum(0) - 1
             self.last = torch.where(grown[:, None], hidden[ends.clamp(min=0)], self.last)
         return hidden
 

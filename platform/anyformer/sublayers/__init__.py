@@ -1,6 +1,6 @@
 """The parts every architecture here is made of; public, so that a plugin's embedder can use them too."""
 
-from anyformer.sublayers.attend import attend, attention_weights, backends, set_backend
+from anyformer.sublayers.attend import attend, attention_weights, backends, is_backend_set, set_backend
 from anyformer.sublayers.attention import Attention, CrossAttention
 from anyformer.sublayers.block import SUBLAYERS, Block, Residual
 from anyformer.sublayers.cache import Cache
@@ -35,6 +35,7 @@ __all__ = [
     "attend",
     "attention_weights",
     "backends",
+    "is_backend_set",
     "linear",
     "make_norm",
     "make_positions",

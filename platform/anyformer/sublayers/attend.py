@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from anyformer.errors import MaskError, unknown
@@ -66,19 +66,17 @@ def _default_backend(q: Tensor, bias: Bias | None, dropout: float) -> str:
 def _stepped(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
     """All documents in one call, from where their keys and values are kept. Query heads that share keys are so many
     queries of them."""
-    visible = mask.kept(("step", q.device), lambda: _seen_by_last(mask, q.device))
     grouped = q.reshape(k.shape[0], k.shape[1], -1, q.shape[-1])
-    return F.scaled_dot_product_attention(grouped, k, v, attn_mask=visible, scale=scale).reshape(q.shape)
-
-
-def _seen_by_last(mask: Mask, device: torch.device) -> Bool[Tensor, "documents 1 1 keys"] | None:
-    """None where all see all."""
-    if mask.is_even and mask.hides_nothing:
-        return None
-    return mask.visible_together(range(len(mask.queries)))[:, None].to(device)
+    seen = mask.last_sees(k.shape[2], q.device)
+    return F.scaled_dot_product_attention(grouped, k, v, attn_mask=seen, scale=scale).reshape(q.shape)
 
 
 _forced: list[str] = []
+
+
+def is_backend_set() -> bool:
+    """Whether the attention back end is a choice of `set_backend`."""
+    return bool(_forced)
 
 
 @contextmanager

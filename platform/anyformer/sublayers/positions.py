@@ -49,6 +49,9 @@ class PositionScheme(nn.Module):
 
     compares = False
 
+    def check(self, positions: Int64[Tensor, "tokens rank"]) -> None:
+        """SampleError for a position that the scheme does not know."""
+
     def embed(self, positions: Int64[Tensor, "tokens rank"]) -> Float[Tensor, "tokens width"] | None:
         """What is added to the token embeddings before the first block, or None."""
         return None
@@ -73,14 +76,18 @@ class TablePositions(PositionScheme):
         self.size, self.offset = len(tables[0]), offset
         self.tables = nn.ParameterList(nn.Parameter(table, requires_grad=trained) for table in tables)
 
-    def embed(self, positions):
-        rows = positions + self.offset if self.offset else positions
-        if rows.numel() and int(rows.max()) >= self.size:
+    def check(self, positions):
+        if positions.numel() and int(positions.max()) + self.offset >= self.size:
             raise SampleError(
                 f"A token stands at position {int(positions.max())}, but the table of positions ends at "
                 f"{self.size - self.offset - 1}. Use shorter sequences, a larger `size`, or rotary positions."
             )
-        first, *others = map(torch.embedding, self.tables, rows.unbind(1))
+
+    def embed(self, positions):
+        if not torch.compiler.is_compiling():  # who compiles asks before
+            self.check(positions)
+        rows = positions + self.offset if self.offset else positions
+        first, *others = [torch.embedding(table, row) for table, row in zip(self.tables, rows.unbind(1), strict=True)]
         return sum(others, first)
 
 
