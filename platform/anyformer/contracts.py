@@ -45,11 +45,13 @@ class Tokenizer(Configured, ABC):
 
     It travels into data workers, so it must pickle. `fidelity` states what `decode(encode(raw))` promises:
     "exact" equality, an "approximate" value of the same kind, or "none" when nothing can be rebuilt.
+    `measures_by_encoding` says that `length` does what `encode` does: whoever plans a batch then encodes, once.
     """
 
     name: str
 
     fidelity: ClassVar[Literal["exact", "approximate", "none"]] = "exact"
+    measures_by_encoding: ClassVar[bool] = False
 
     @property
     @abstractmethod

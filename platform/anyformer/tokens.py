@@ -23,6 +23,9 @@ def one_to_one(values: int) -> int:
     return values
 
 
+SHORT = 1024
+
+
 @dataclass(frozen=True)
 class StreamSpec:
     """What a model must know of a stream before it sees one.
@@ -90,7 +93,7 @@ class Stream:
     @classmethod
     def whole(cls, values: Tensor, slots: Tensor | None = None) -> Stream:
         """One item: by default each value at its own slot, from slot 0."""
-        slots = torch.arange(values.shape[0]) if slots is None else slots
+        slots = counting(values.shape[0]) if slots is None else slots
         return cls(values, slots, _one_item(values.shape[0], slots.shape[0]))
 
     def shifted(self, offset: int) -> Stream:
@@ -155,7 +158,8 @@ class Tokens:
         >>> Tokens.of("text", torch.tensor([5, 6, 7])).length
         3
         """
-        return cls({name: Stream.whole(values)}, len(values), torch.arange(len(values))[:, None])
+        slots = counting(values.shape[0])
+        return cls({name: Stream.whole(values, slots)}, values.shape[0], slots[:, None])
 
     def only(self, kept: Bool[Tensor, " length"]) -> Tokens:
         """A sequence of these slots alone, side by side. Positions stay what they were: what is left still knows where
@@ -191,6 +195,18 @@ class Tokens:
         joined = {name: Stream.joined(pieces) for name, pieces in streams.items()}
         together = torch.cat(positions) if positions else torch.zeros(0, rank, dtype=torch.int64)
         return Tokens(joined, slot, together)
+
+
+def counting(length: int) -> Int64[Tensor, " length"]:
+    """0, 1, 2, … as slots and positions count; like `_one_item` made once where it is short, and not to be written
+    into. Samples that are kept then take the memory of their values alone."""
+    return _counting(length) if length < SHORT else torch.arange(length)
+
+
+@lru_cache(maxsize=SHORT)
+@torch.inference_mode(False)
+def _counting(length: int) -> Int64[Tensor, " length"]:
+    return torch.arange(length, device="cpu")
 
 
 @lru_cache(maxsize=4096)

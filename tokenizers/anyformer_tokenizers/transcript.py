@@ -57,6 +57,7 @@ class TranscriptTokenizer(Tokenizer):
     longest: float = 30.0
 
     fidelity: ClassVar = "approximate"  # moments are rounded, silence has no language
+    measures_by_encoding: ClassVar = True
 
     def __post_init__(self) -> None:
         settings = dict(self.text)

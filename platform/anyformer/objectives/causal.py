@@ -89,10 +89,12 @@ def from_slot_before(streams: Mapping[str, Stream], first: int, continuous: bool
     for name, stream in streams.items():
         if stream.values.is_floating_point() and not continuous:
             continue
-        kept = (stream.slots >= first).nonzero()[:, 0]
+        kept: np.ndarray | slice = np.flatnonzero(stream.slots.numpy() >= first)
         if not len(kept):
             continue
         if len(stream.values) != len(stream.slots):
             raise ConfigError(f"Stream {name!r} has fewer slots than values; it cannot be predicted slot by slot.")
+        if kept[0] == len(stream.slots) - len(kept):  # the last ones, as they mostly are: no copy of them is made
+            kept = slice(int(kept[0]), None)
         targets[name] = Stream.whole(stream.values[kept], stream.slots[kept] - 1)
     return targets

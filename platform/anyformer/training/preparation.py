@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from anyformer.batch import Batch, Example, counts_together, pack
 from anyformer.contracts import Objective, Sample, Split, Task, Tokenizer, encoded, named, prepare, ready
 from anyformer.errors import SampleError, unknown
+from anyformer.training.measured import Measured
 from anyformer.training.mixture import Chance, Reference, keyed, lot
 from anyformer.training.shards.directory import Prepared, Samples
 from anyformer.training.unreadable import Found, Unreadable
@@ -67,7 +68,7 @@ class Preparation:
         return self._samples[task]
 
     def length(self, task: str, index: int) -> int:
-        """The most slots that a sample's example fills, before encoding it."""
+        """The most slots that a sample's example fills. What is encoded to know it is held until that is prepared."""
         samples, fields = self.samples(task), self.tasks[task].fields
         if isinstance(samples, Samples):
             return self._objectives[task].length(samples.lengths(index))
@@ -75,8 +76,12 @@ class Preparation:
         for name in sample.values:
             if name not in fields:
                 raise unknown(f"field of task {task!r}, sample {sample.id!r}:", name, fields)
+        tokenizers = {name: self.tokenizers[fields[name]] for name in sample.values}
         with named(task, sample):
-            lengths = {name: self.tokenizers[fields[name]].length(raw) for name, raw in sample.values.items()}
+            made = {n: t.encode(sample.values[n]) for n, t in tokenizers.items() if t.measures_by_encoding}
+            lengths = {n: made[n].length if n in made else t.length(sample.values[n]) for n, t in tokenizers.items()}
+            if made:
+                self._measured.put((task, index), made)
             return self._objectives[task].length(lengths)
 
     def _sound(self, reference: Reference, found: list[Found]) -> Example | None:
@@ -124,14 +129,20 @@ class Preparation:
     def _encoded(self, reference: Reference, rng: np.random.Generator) -> Sample:
         """The sample's tokens, of what chance makes of it in this pass."""
         name, task = reference.task, self.tasks[reference.task]
-        sample = self.samples(name)[reference.index]
-        sample = task.varied(sample, rng) if self.split == "train" else sample
-        return encoded(name, task, self.tokenizers, sample)
+        raw = self.samples(name)[reference.index]
+        sample = task.varied(raw, rng) if self.split == "train" else raw
+        made = self._measured.take((name, reference.index))
+        known = {field: made[field] for field in made if sample.values.get(field) is raw.values[field]}
+        return encoded(name, task, self.tokenizers, replace(sample, values={**sample.values, **known}))
 
     def _keep(self, place: tuple[str, int], made: Sample | Example, size: int) -> None:
         if self._held < MOST_HELD:
             self._constant[place] = made
             self._held += size
+
+    @cached_property
+    def _measured(self) -> Measured:
+        return Measured()
 
     @cached_property
     def _samples(self) -> dict[str, Sequence[Sample]]:
@@ -151,7 +162,8 @@ class Preparation:
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_objectives", "_constant")}
+        own = ("_objectives", "_constant", "_measured")
+        state = {name: value for name, value in self.__dict__.items() if name not in own}
         return {**state, "_samples": {}, "_latest": ((), ()), "_held": 0}  # workers read their own
 
 

@@ -23,6 +23,7 @@ class LaidText(Tokenizer):
     """One stream of pieces, named after the tokenizer; with `segments`, a second one `<name>.segment` over the same
     slots, which says `segment` in each of them."""
 
+    measures_by_encoding = True
     segments: int
     segment = 0
     items: Items

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from anyformer.contracts import Sample
-from anyformer.tokens import Stream, Tokens
+from anyformer.tokens import Stream, Tokens, counting
 
 NARROW = (torch.uint8, torch.uint16, torch.int32)
 WIDE = "whole numbers"  # in the file's metadata: the names of those that were int64
@@ -42,7 +43,7 @@ def packed(samples: Sequence[Sample]) -> bytes:
 def _field(field: str, found: Sequence[Tokens | None]) -> dict[str, Tensor]:
     there = [tokens for tokens in found if tokens is not None]
     tensors = {f"lengths/{field}": torch.tensor([-1 if tokens is None else tokens.length for tokens in found])}
-    if not all(torch.equal(tokens.positions, _counting(tokens.length)[:, None]) for tokens in there):
+    if not all(torch.equal(tokens.positions, counting(tokens.length)[:, None]) for tokens in there):
         tensors[f"positions/{field}"] = torch.cat([tokens.positions for tokens in there])
     for name in sorted({name for tokens in there for name in tokens.streams}):
         tensors |= _stream(f"{field}/{name}", [t.streams.get(name) if t is not None else None for t in found])
@@ -54,7 +55,7 @@ def _stream(place: str, found: Sequence[Stream | None]) -> dict[str, Tensor]:
     tensors = _ragged(f"values/{place}", [None if s is None else s.values for s in found])
     if len(there) < len(found):
         tensors[f"there/{place}"] = torch.tensor([stream is not None for stream in found])
-    if not all(torch.equal(s.slots, _counting(len(s.values))) for s in there):
+    if not all(torch.equal(s.slots, counting(len(s.values))) for s in there):
         tensors |= _ragged(f"slots/{place}", [None if s is None else s.slots for s in found])
     if not all(torch.equal(s.items, _one_item(s.values, s.slots)) for s in there):
         tensors |= _ragged(f"items/{place}", [None if s is None else s.items for s in found])
@@ -76,10 +77,6 @@ def _narrow(tensor: Tensor) -> Tensor:
     return tensor.to(next(fits, torch.int64)).contiguous()
 
 
-def _counting(length: int) -> Tensor:
-    return torch.arange(length)
-
-
 def _one_item(values: Tensor, slots: Tensor) -> Tensor:
     return torch.tensor([[len(values), len(slots)]])
 
@@ -91,10 +88,12 @@ class Shard:
         with safe_open(file, "pt") as opened:
             self._wide = frozenset(json.loads(opened.metadata()[WIDE]))
             self._tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+        # single numbers come far sooner of an array than of a tensor
+        self._arrays = {name: t.numpy() for name, t in self._tensors.items() if not t.is_floating_point()}
         self.lengths: Mapping[str, Tensor] = {
             name.removeprefix("lengths/"): self._whole(name) for name in self._tensors if name.startswith("lengths/")
         }
-        self._positions = {field: lengths.clamp(min=0).cumsum(0) for field, lengths in self.lengths.items()}
+        self._positions = {field: lengths.clamp(min=0).cumsum(0).numpy() for field, lengths in self.lengths.items()}
         self._streams: dict[str, list[str]] = {
             field: [name.removeprefix(f"values/{field}/") for name in self._tensors if _is_of(name, field)]
             for field in self.lengths
@@ -104,29 +103,34 @@ class Shard:
         return len(self._tensors["ends/ids"])
 
     def sample(self, index: int) -> Sample:
-        values = {f: self._tokens(f, index) for f, lengths in self.lengths.items() if int(lengths[index]) >= 0}
+        lengths = {field: int(self._arrays[f"lengths/{field}"][index]) for field in self.lengths}
+        values = {field: self._tokens(field, index, length) for field, length in lengths.items() if length >= 0}
         cluster = self._text("clusters", index) if "clusters" in self._tensors else ""
         return Sample(self._text("ids", index), values, cluster)
 
-    def _tokens(self, field: str, index: int) -> Tokens:
-        length, name = int(self.lengths[field][index]), f"positions/{field}"
-        end = int(self._positions[field][index])
-        positions = self._whole(name, end - length, end) if name in self._tensors else _counting(length)[:, None]
+    def _tokens(self, field: str, index: int, length: int) -> Tokens:
+        end, name = int(self._positions[field][index]), f"positions/{field}"
+        positions = self._whole(name, end - length, end) if name in self._tensors else counting(length)[:, None]
         found = {name: self._stream(f"{field}/{name}", index) for name in self._streams[field]}
         return Tokens({name: stream for name, stream in found.items() if stream is not None}, length, positions)
 
     def _stream(self, place: str, index: int) -> Stream | None:
-        there = self._tensors.get(f"there/{place}")
-        if there is not None and not bool(there[index]):
+        there = self._arrays.get(f"there/{place}")
+        if there is not None and not there[index]:
             return None
         values = self._part(f"values/{place}", index)
-        slots = self._part(f"slots/{place}", index) if f"slots/{place}" in self._tensors else _counting(len(values))
+        stream = Stream.whole(
+            values, self._part(f"slots/{place}", index) if f"slots/{place}" in self._tensors else None
+        )
         has_items = f"items/{place}" in self._tensors
-        return Stream(values, slots, self._part(f"items/{place}", index) if has_items else _one_item(values, slots))
+        return replace(stream, items=self._part(f"items/{place}", index)) if has_items else stream
 
     def _part(self, name: str, index: int) -> Tensor:
-        ends = self._tensors[f"ends/{name}"]
-        return self._whole(name, int(ends[index - 1]) if index else 0, int(ends[index]))
+        return self._whole(name, *self._ends(name, index))
+
+    def _ends(self, name: str, index: int) -> tuple[int, int]:
+        ends = self._arrays[f"ends/{name}"]
+        return int(ends[index - 1]) if index else 0, int(ends[index])
 
     def _whole(self, name: str, begin: int = 0, end: int | None = None) -> Tensor:
         """As it was given; a copy, so that nothing keeps the file open."""
@@ -134,7 +138,8 @@ class Shard:
         return tensor.to(torch.int64) if name in self._wide else tensor.clone()
 
     def _text(self, name: str, index: int) -> str:
-        return bytes(self._part(name, index).tolist()).decode()
+        begin, end = self._ends(name, index)
+        return self._arrays[name][begin:end].tobytes().decode()
 
 
 def _is_of(name: str, field: str) -> bool:
