@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from anyformer.bench import PEERS, Bar, Contender, Settings, Suite, Work
 
 
@@ -28,11 +30,13 @@ def answered(run, s: Settings) -> Work:
 
 def ours(s: Settings) -> Work:
     import torch
-    from peers.gpt import our_gpt
+    from peers.gpt import compiler, our_gpt
 
     import anyformer as af
 
     model = narrowed(our_gpt(s), s)
+    if s.compiled:
+        model.compile_steps(compiler(s))
     given = [af.Example(af.Tokens.of("text", row), {}) for row in prompts(s)]
 
     def run():
@@ -46,28 +50,41 @@ def ours(s: Settings) -> Work:
         return answered(run, s)
 
 
-def transformers(s: Settings) -> Work:
+def transformers(s: Settings, **how: Any) -> Work:
     import torch
     from peers.gpt import transformers_gpt
     from transformers import GenerationConfig
 
     model, ids = narrowed(transformers_gpt(s), s), prompts(s)
-    how = GenerationConfig(
+    settings = GenerationConfig(
         max_new_tokens=s.new,
         min_new_tokens=s.new,
         do_sample=False,
         num_beams=s.beams,
         pad_token_id=0,
         eos_token_id=None,
+        **how,
     )
-    model.generation_config = how
+    model.generation_config = settings
     there = torch.ones_like(ids)
 
     def run():
         with torch.inference_mode():
-            return model.generate(ids, attention_mask=there, generation_config=how)[:, s.prompt :].tolist()
+            return model.generate(ids, attention_mask=there, generation_config=settings)[:, s.prompt :].tolist()
 
     return answered(run, s)
+
+
+def compiled_transformers(s: Settings) -> Work:
+    """With a cache of fixed size, and inductor asked for what ours asks it for."""
+    from peers.gpt import compiler
+    from transformers import CompileConfig
+
+    if s.toy:  # to trace it alone takes half a minute
+        return transformers(s)
+    how = CompileConfig(backend=compiler(s), mode=None, options={"cpp_wrapper": True})
+    how._compile_all_devices = True  # else no more than accelerators
+    return transformers(s, cache_implementation="static", compile_config=how)
 
 
 def litgpt(s: Settings) -> Work:
@@ -103,6 +120,19 @@ def x_transformers(s: Settings) -> Work:
     return Work(answered(run, s).run)
 
 
+CASES = {
+    "batch 1": {"batch": 1, "beams": 1, "precision": "fp32"},
+    "batch 16": {"batch": 16, "beams": 1, "precision": "fp32"},
+    "batch 16 bf16": {"batch": 16, "beams": 1, "precision": "bf16"},
+    "beam 4": {"batch": 1, "beams": 4, "precision": "fp32"},
+}
+GREEDY = tuple(CASES)[:3]
+
+
+def _compiled(cases: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{case}, compiled" for case in cases)
+
+
 SUITE = Suite(
     title="Generation by a small GPT: 6 layers, 384 wide, vocabulary 8192, prompts of 16, 128 new tokens, greedy or 4 "
     "beams.",
@@ -110,16 +140,14 @@ SUITE = Suite(
     contenders=[
         Contender("anyformer", ours, ("transformers",)),
         Contender("transformers", transformers, ("transformers",)),
-        Contender("litgpt", litgpt, ("litgpt",), ("batch 1",)),
-        Contender("x-transformers", x_transformers, ("x-transformers",), ("batch 1", "batch 16", "batch 16 bf16")),
+        Contender("transformers, compiled", compiled_transformers, ("transformers",), _compiled(GREEDY)),
+        Contender("litgpt", litgpt, ("litgpt",), ("batch 1", *_compiled(("batch 1",)))),
+        Contender("x-transformers", x_transformers, ("x-transformers",), GREEDY),
     ],
-    cases={
-        "batch 1": {"batch": 1, "beams": 1, "precision": "fp32"},
-        "batch 16": {"batch": 16, "beams": 1, "precision": "fp32"},
-        "batch 16 bf16": {"batch": 16, "beams": 1, "precision": "bf16"},
-        "beam 4": {"batch": 1, "beams": 4, "precision": "fp32"},
+    cases=CASES | {f"{case}, compiled": {**settings, "compiled": True} for case, settings in CASES.items()},
+    full={
+        "vocab": 8192, "dim": 384, "depth": 6, "heads": 6, "prompt": 16, "new": 128, "context": 256, "compiled": False,
     },
-    full={"vocab": 8192, "dim": 384, "depth": 6, "heads": 6, "prompt": 16, "new": 128, "context": 256},
     toy={"vocab": 64, "dim": 16, "depth": 1, "heads": 2, "prompt": 4, "new": 4, "context": 16},
     tolerance=0.0,
     bars=[
@@ -128,5 +156,7 @@ SUITE = Suite(
         Bar("batch 16 bf16", at_least=1.7, beside=PEERS),
         Bar("beam 4", at_least=2.0, beside=PEERS),
     ],
-    notes="The tokens of transformers and ours must be equal; the others have weights of their own.",
-)
+    notes="The tokens of transformers and ours must be equal; the others have weights of their own. Compiled: "
+    "our step, one graph for any number of sequences and keys; transformers' also as it compiles itself, with a cache "
+    "of fixed size; the others as they are.",
+)  # fmt: skip

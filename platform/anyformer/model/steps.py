@@ -52,18 +52,20 @@ class Steps:
     ) -> Float[Tensor, "documents dim"]:
         """As the backbone's forward with this cache, which has room for one more and has read the source before."""
         self.backbone.positions.check(positions)
-        slots, lengths = torch.tensor((cache.lengths, cache.source_lengths or cache.lengths), device=x.device)
+        counted = torch.tensor((cache.lengths, cache.source_lengths or cache.lengths), device=x.device)
+        where = torch.cat((counted.T, positions), 1)
         read = x.new_empty(self._read(cache, x.is_cuda), 0)  # its length is a symbol; a number would be a constant
-        for tensor in (x, positions, slots, lengths, read):
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        for tensor in (each for pair in cache.rooms for each in pair):
-            torch._dynamo.maybe_mark_dynamic(tensor, (0, 2))
-            if x.is_cuda:
-                torch._dynamo.mark_static_address(tensor, guard=False)
-        for tensor in (each for pair in cache.source.values() for each in pair):
-            torch._dynamo.maybe_mark_dynamic(tensor, (0, 1))
+        torch._dynamo.maybe_mark_dynamic(x, 0)
+        torch._dynamo.maybe_mark_dynamic(where, 0)
+        torch._dynamo.maybe_mark_dynamic(read, 0)
+        torch._dynamo.maybe_mark_dynamic(cache.store, (2, 4))
+        for pair in cache.source.values():
+            for each in pair:
+                torch._dynamo.maybe_mark_dynamic(each, (0, 1))
+        if x.is_cuda:
+            torch._dynamo.mark_static_address(cache.store, guard=False)
         torch.compiler.cudagraph_mark_step_begin()
-        found = self.graph(x.device)(self.backbone, x, positions, slots, cache.rooms, read, cache.source, lengths)
+        found = self.graph(x.device)(self.backbone, x, where, cache.store, read, cache.source)
         return found.clone()  # the next replay of a CUDA graph writes to the same place
 
     def _read(self, cache: Cache, on_gpu: bool) -> int:
@@ -71,9 +73,10 @@ class Steps:
         return min(-(-longest // ROOM) * ROOM, cache.capacity) if on_gpu else longest
 
 
-def _step(backbone, x, positions, slots, rooms, read, source, lengths):
+def _step(backbone, x, where, store, read, source):
+    slots, lengths, positions = where[:, 0], where[:, 1], where[:, 2:]
     memory = Memory(x[:0], ()) if source else None  # what it was is in the cache
-    return backbone(x, positions, StepMask(slots), memory, StepCache(rooms, len(read), source, lengths))
+    return backbone(x, positions, StepMask(slots), memory, StepCache(store, len(read), source, lengths))
 
 
 def _anew(function: FunctionType) -> FunctionType:

@@ -54,7 +54,7 @@ class Cache:
 
     def keep(self, store: Float[Tensor, "layers 2 documents kv_heads capacity head_dim"]) -> None:
         """Have this as room."""
-        self.store, self.rooms = store, _pairs(store)
+        self.store = store
         self.opened: Mask | None = None  # whose pass it is that `fresh` and `seen` are for
         self.fresh: list[Pair] = []
         self.seen: list[Pair] = []
@@ -114,7 +114,7 @@ class Cache:
         """Once a pass: where each layer's new keys and values go, and all of them."""
         self.opened, self.seen = mask, _pairs(self.store.narrow(4, 0, max(mask.keys)))
         even = mask.is_step and mask.is_even  # then they stand side by side
-        self.fresh = _pairs(self.store.select(4, mask.keys[0] - 1)) if even else self.rooms
+        self.fresh = _pairs(self.store.select(4, mask.keys[0] - 1) if even else self.store)
 
     def place(self, positions: Int64[Tensor, "tokens rank"], mask: Mask) -> Int64[Tensor, "keys rank"]:
         """Write the new tokens' positions; returns every key's."""

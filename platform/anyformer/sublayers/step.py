@@ -4,7 +4,7 @@ written into it and serves them all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -50,14 +50,12 @@ class StepMask:
 
 @dataclass(frozen=True)
 class StepCache:
-    """What a `Cache` keeps, as a step sees it.
+    """What a `Cache` keeps, as a step sees it: it fills a slot of each document and reads the first `read`.
 
-    rooms: keys and values of each layer, `[documents, kv_heads, capacity, head_dim]`, of which a step fills a slot and
-    reads the first `read`. source, source_lengths: what cross-attention made of the source, and each document's length
-    of it.
+    source, source_lengths: what cross-attention made of the source, and each document's length of it.
     """
 
-    rooms: Sequence[Pair]
+    store: Float[Tensor, "layers 2 documents kv_heads capacity head_dim"]
     read: int
     source: Mapping[int, Pair]
     source_lengths: Int64[Tensor, " documents"]
@@ -70,12 +68,13 @@ class StepCache:
         mask: StepMask,
     ) -> Pair:
         """See `Cache.extend`."""
-        k, v = self.rooms[layer]
         documents, heads = (torch.arange(size, device=keys.device) for size in keys.shape[:2])
-        place = documents[:, None], heads, mask.slots[:, None]  # of a view, all that is kept would be copied
-        k.index_put_(place, keys.to(k.dtype))
-        v.index_put_(place, values.to(v.dtype))
-        return k[:, :, : self.read], v[:, :, : self.read]
+        for which, new in enumerate((keys, values)):
+            at, kind = (torch.tensor(index, device=keys.device) for index in (layer, which))
+            place = at, kind, documents[:, None], heads, mask.slots[:, None]
+            self.store.index_put_(place, new.to(self.store.dtype))  # in a view of it, a graph would copy all of it
+        k, v = (self.store[layer, which, :, :, : self.read] for which in (0, 1))
+        return k, v
 
     def remember(self, layer: int, lengths: tuple[int, ...], make: Callable[[], Pair]) -> Pair:
         """See `Cache.remember`; what made it was an earlier pass."""
