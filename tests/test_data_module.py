@@ -12,7 +12,7 @@ from toys import Colour, Letters, Words
 import anyformer as af
 from anyformer import registry
 from anyformer.batch import SLOTS
-from anyformer.contracts import prepare
+from anyformer.contracts import laid
 from anyformer.errors import ConfigError, LimitError, SampleError
 from anyformer.training.data import InOrder
 from anyformer.training.mixture import Reference
@@ -228,9 +228,9 @@ def test_what_no_chance_had_a_part_in_is_prepared_once(monkeypatch):
 
     def counted(name, *rest):
         made.append(name)
-        return prepare(name, *rest)
+        return laid(name, *rest)
 
-    monkeypatch.setattr("anyformer.training.preparation.prepare", counted)
+    monkeypatch.setattr("anyformer.training.preparation.laid", counted)
     masked = {"type": "words", "objective": {"type": "masked", "masked": 0.0, "random": 1.0, "rate": 0.5}}
     preparation = ready(tasks={"words": {}, "guessed": masked})._preparation("train")
     for task, times in (("words", 1), ("guessed", 2)):

@@ -324,9 +324,13 @@ def prepare(
 ) -> Example:
     """One sample of a task as an example; an unusable sample is an error that names it. objective: the task's, where it
     has been told its streams already."""
-    sample = encoded(name, task, tokenizers, sample)
+    return laid(name, encoded(name, task, tokenizers, sample), objective or ready(task, tokenizers), rng)
+
+
+def laid(name: str, sample: Sample, objective: Objective, rng: np.random.Generator) -> Example:
+    """An encoded sample of a task as an example. The objective must be `ready`."""
     with named(name, sample):
-        return replace((objective or ready(task, tokenizers)).prepare(sample.values, rng), task=name, key=sample.id)
+        return replace(objective.prepare(sample.values, rng), task=name, key=sample.id)
 
 
 @contextmanager

@@ -18,11 +18,12 @@ from anyformer.checkpoint import load_tokenizers
 from anyformer.contracts import Split, Task, Tokenizer
 from anyformer.errors import ConfigError, LimitError, nearest, unknown
 from anyformer.registry import make_task, tasks, tokenizers
+from anyformer.training.ahead import Ahead
 from anyformer.training.mixture import Plan, Ramp, Reference, Source
 from anyformer.training.preparation import Preparation, Windows
 from anyformer.training.shards.directory import Prepared, Samples
 from anyformer.training.unreadable import Unreadable
-from anyformer.training.workers import Loader
+from anyformer.training.workers import PREFETCHED, Loader
 
 
 class WindowSampler(DistributedSampler):
@@ -161,9 +162,11 @@ class Mixture(L.LightningDataModule):
             for name in self.tasks
         ]
         self.unreadable.sizes = {source.task: source.size for source in sources}
-        every, kinds = _accumulation(self.trainer) * _ranks(self.trainer), [t.modality for t in self.tasks.values()]
-        plan = Plan(sources, self._weights(sources), self.token_budget, every, self.modality_budgets, kinds)
-        return self._loader(preparation, WindowSampler(plan, self.trainer, self.epoch_steps))
+        every, ranks = _accumulation(self.trainer), _ranks(self.trainer)
+        kinds = [task.modality for task in self.tasks.values()]
+        plan = Plan(sources, self._weights(sources), self.token_budget, every * ranks, self.modality_budgets, kinds)
+        ahead = Ahead(preparation, sources, self.workers * PREFETCHED, every, ranks)
+        return self._loader(preparation, WindowSampler(plan, self.trainer, self.epoch_steps), ahead)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.unreadable.note(batch.unreadable)
@@ -240,12 +243,12 @@ class Mixture(L.LightningDataModule):
                 requests.append(([references], 0))
         return self._loader(preparation, InOrder(requests, _rank(self.trainer), _ranks(self.trainer)))
 
-    def _loader(self, preparation: Preparation, sampler) -> DataLoader:
+    def _loader(self, preparation: Preparation, sampler, ahead: Ahead | None = None) -> DataLoader:
         workers = self.workers if self.workers and _picklable(preparation) else 0
         named = partial(_named, preparation)
         pinned = _on_cuda(self.trainer)
         # by name: for predictions Lightning makes the loader again, with a sampler of its own in the place of this one
-        return Loader(Windows(preparation), workers, named, self.patience, sampler=sampler, pin_memory=pinned)
+        return Loader(Windows(preparation), workers, named, self.patience, ahead, sampler=sampler, pin_memory=pinned)
 
 
 class InOrder(DistributedSampler):
@@ -311,9 +314,11 @@ def _number(task: str, settings: dict[str, Any], key: str) -> float:
     return float(given)
 
 
-def _named(preparation: Preparation, request: tuple[Sequence[Sequence[Reference]], int]) -> list[str]:
-    """The samples that a worker prepares for a request: those of the whole window."""
-    return [f"{r.task} {preparation.samples(r.task)[r.index].id!r}" for batch in request[0] for r in batch]
+def _named(preparation: Preparation, request: tuple) -> list[str]:
+    """The samples that a worker prepares for a request: those of the whole window, and those that it encodes ahead."""
+    window, _, *given = request
+    places = [(r.task, r.index) for batch in window for r in batch] + [place for one in given for place in one.ahead]
+    return [f"{task} {preparation.samples(task)[index].id!r}" for task, index in places]
 
 
 def _length_of(preparation: Preparation, task: str):

@@ -1,6 +1,6 @@
 """Which samples make up which batch: a pure function of the seed and the batch's number.
 
-Nothing is drawn from a generator's state. The plan is computed in the main process; workers only encode, so
+Nothing is drawn from a generator's state. The plan is computed in the main process; workers encode, so
 their number changes nothing, and a resumed run continues exactly where it stopped.
 """
 
@@ -118,12 +118,25 @@ class Source:
         self._lengths: dict[int, int | None] = {}
         self._passes: dict[int, Sequence[int] | np.ndarray] = {}
         self._order = order
+        self._reached = self._told = 0  # see `ahead`
 
     def at(self, cursor: int) -> Reference:
         epoch, place = divmod(cursor, self.size)
         if epoch not in self._passes:
             self._passes = {epoch: self._pass(epoch)}
+        self._reached = cursor
         return Reference(self.task, self.indices[int(self._passes[epoch][place])], epoch)
+
+    def ahead(self, begin: int, end: int, most: int) -> list[int]:
+        """Samples of the first pass whose lengths will be asked for: of those from `begin` to `end` behind the latest
+        one the next, so many at most, each told once."""
+        first = max(self._told, self._reached + begin)
+        last = min(first + most, self._reached + end, self.size)
+        self._told = max(first, last)
+        if self._order is not None or 0 not in self._passes:
+            return []
+        coming = (self.indices[int(place)] for place in self._passes[0][first:last])
+        return [index for index in coming if index not in self._lengths]
 
     def _pass(self, epoch: int) -> Sequence[int] | np.ndarray:
         if self._order is not None:

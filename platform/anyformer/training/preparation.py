@@ -11,9 +11,10 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from anyformer.batch import Batch, Example, counts_together, pack
-from anyformer.contracts import Objective, Sample, Split, Task, Tokenizer, encoded, named, prepare, ready
-from anyformer.errors import SampleError, unknown
-from anyformer.training.measured import Measured
+from anyformer.contracts import Objective, Sample, Split, Task, Tokenizer, encode_fields, laid, named, ready
+from anyformer.errors import AnyformerError, SampleError, unknown
+from anyformer.tokens import Tokens
+from anyformer.training.measured import Given, Held, Made, Place, Told, packed, size, unpacked
 from anyformer.training.mixture import Chance, Reference, keyed, lot
 from anyformer.training.shards.directory import Prepared, Samples
 from anyformer.training.unreadable import Found, Unreadable
@@ -54,11 +55,24 @@ class Preparation:
         examples.sort(key=lambda example: (example.task, example.tokens.length, example.prefix))
         return replace(pack(examples), unreadable=tuple(found))
 
-    def micro_batch(self, window: Sequence[Sequence[Reference]], index: int) -> Batch:
+    def micro_batch(
+        self, window: Sequence[Sequence[Reference]], index: int, encoded: Mapping[Place, bytes] | None = None
+    ) -> Batch:
+        """encoded: of the window's samples, by others."""
         key = tuple(map(tuple, window))
         if self._latest[0] != key:
+            for place, fields in (encoded or {}).items():
+                self._measured.put(place, unpacked(fields), len(fields))
             self._latest = (key, tuple(self.batch(references) for references in window))
         return replace(self._latest[1][index], counts=counts_together(self._latest[1]))
+
+    def made(self, window: Sequence[Sequence[Reference]], index: int, given: Given) -> Made:
+        """A micro-batch of a worker, which measures what will be needed."""
+        batch = self.micro_batch(window, index, given.encoded)
+        return Made(batch, {place: told for place in given.ahead if (told := self._tell(*place)) is not None})
+
+    def measures_by_encoding(self, task: str) -> bool:
+        return any(self.tokenizers[kind].measures_by_encoding for kind in self.tasks[task].fields.values())
 
     def samples(self, task: str) -> Sequence[Sample]:
         if task not in self._samples:
@@ -69,6 +83,9 @@ class Preparation:
 
     def length(self, task: str, index: int) -> int:
         """The most slots that a sample's example fills. What is encoded to know it is held until that is prepared."""
+        told = self.told.get((task, index))
+        if told is not None:
+            return told[0]
         samples, fields = self.samples(task), self.tasks[task].fields
         if isinstance(samples, Samples):
             return self._objectives[task].length(samples.lengths(index))
@@ -81,8 +98,16 @@ class Preparation:
             made = {n: t.encode(sample.values[n]) for n, t in tokenizers.items() if t.measures_by_encoding}
             lengths = {n: made[n].length if n in made else t.length(sample.values[n]) for n, t in tokenizers.items()}
             if made:
-                self._measured.put((task, index), made)
+                self._measured.put((task, index), made, size(made))
             return self._objectives[task].length(lengths)
+
+    def _tell(self, task: str, index: int) -> Told | None:
+        """None for what is wrong with a sample: the plan will come upon it and say so."""
+        try:
+            length = self.length(task, index)
+        except AnyformerError:
+            return None
+        return length, packed(self._measured.take((task, index)) or {})
 
     def _sound(self, reference: Reference, found: list[Found]) -> Example | None:
         """A reference's example, or another sample's where that cannot be read, which is then `found`."""
@@ -119,7 +144,7 @@ class Preparation:
         rng = cast(np.random.Generator, chance)
         sample = kept or self._encoded(reference, rng)
         is_another_each_time = chance.was_asked
-        example = prepare(name, self.tasks[name], self.tokenizers, sample, rng, self._objectives[name])
+        example = laid(name, sample, self._objectives[name], rng)
         if not chance.was_asked:
             self._keep(place, example, example.bytes)
         elif kept is None and not is_another_each_time:
@@ -131,9 +156,10 @@ class Preparation:
         name, task = reference.task, self.tasks[reference.task]
         raw = self.samples(name)[reference.index]
         sample = task.varied(raw, rng) if self.split == "train" else raw
-        made = self._measured.take((name, reference.index))
+        made = self._measured.take((name, reference.index)) or {}
         known = {field: made[field] for field in made if sample.values.get(field) is raw.values[field]}
-        return encoded(name, task, self.tokenizers, replace(sample, values={**sample.values, **known}))
+        with named(name, raw):
+            return replace(sample, values=encode_fields(task.fields, self.tokenizers, {**sample.values, **known}))
 
     def _keep(self, place: tuple[str, int], made: Sample | Example, size: int) -> None:
         if self._held < MOST_HELD:
@@ -141,8 +167,14 @@ class Preparation:
             self._held += size
 
     @cached_property
-    def _measured(self) -> Measured:
-        return Measured()
+    def told(self) -> Held[Told]:
+        """By workers, of samples that are not prepared yet."""
+        return Held()
+
+    @cached_property
+    def _measured(self) -> Held[Mapping[str, Tokens]]:
+        """Here, of samples that are not prepared yet."""
+        return Held()
 
     @cached_property
     def _samples(self) -> dict[str, Sequence[Sample]]:
@@ -162,16 +194,17 @@ class Preparation:
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_objectives", "_constant", "_measured")
+        own = ("_objectives", "_constant", "_measured", "told")
         state = {name: value for name, value in self.__dict__.items() if name not in own}
         return {**state, "_samples": {}, "_latest": ((), ()), "_held": 0}  # workers read their own
 
 
 class Windows(Dataset):
-    """Requests (window, index) to batches; a map-style set, so the order is the sampler's alone."""
+    """Requests (window, index) to batches, and (window, index, given) to what a worker gives back; a map-style set, so
+    the order is the sampler's alone."""
 
     def __init__(self, preparation: Preparation) -> None:
         self.preparation = preparation
 
-    def __getitem__(self, index: tuple[Sequence[Sequence[Reference]], int]) -> Batch:
-        return self.preparation.micro_batch(*index)
+    def __getitem__(self, index: tuple) -> Batch | Made:
+        return self.preparation.micro_batch(*index) if len(index) == 2 else self.preparation.made(*index)

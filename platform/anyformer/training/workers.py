@@ -14,29 +14,39 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from anyformer.errors import ConfigError, ProcessError
+from anyformer.training.ahead import Ahead
 
 LOOK = 1.0  # seconds between two looks at whether the workers live
 STARTING = 3  # times the patience, until the first batch is there: a worker first imports what it needs
+PREFETCHED = 2  # requests of each worker that are under way
 SHOWN = 8  # samples that a message names
 
 
 class Loader(DataLoader):
     """A DataLoader that waits `patience` seconds for a batch, three times as long for the first one, and no longer.
 
-    named: the samples of a request, for messages. ProcessError for a worker that died or does not answer.
+    named: the samples of a request, for messages. ahead: what goes along with requests, and comes back with batches.
+    ProcessError for a worker that died or does not answer.
     """
 
     def __init__(
-        self, dataset: Dataset, workers: int, named: Callable[[Any], list[str]], patience: float, **more
+        self,
+        dataset: Dataset,
+        workers: int,
+        named: Callable[[Any], list[str]],
+        patience: float,
+        ahead: Ahead | None = None,
+        **more,
     ) -> None:
         if not patience > 0:
             raise ConfigError(f"{patience=}: expected the seconds that a batch may take to prepare, more than 0.")
-        self.named, self.patience = named, patience
+        self.named, self.patience, self.ahead = named, patience, ahead
         super().__init__(
             dataset, batch_size=None, num_workers=workers,
             # FFTs hang in a worker that was forked after OpenMP threads had started
             multiprocessing_context="forkserver" if workers else None,
             worker_init_fn=_begin if workers else None,
+            prefetch_factor=PREFETCHED if workers else None,
             **more,
         )  # fmt: skip
 
@@ -50,13 +60,15 @@ class _Workers(_MultiProcessingDataLoaderIter):
     def __init__(self, loader: Loader) -> None:
         self._requests: dict[int, Any] = {}
         self._named, self._patience, self._begun = loader.named, loader.patience, False
+        self._ahead = loader.ahead
         super().__init__(loader)
         for worker in self._workers:
             atexit.register(_end, worker)
 
     def _next_index(self) -> Any:
-        self._requests[self._send_idx] = request = super()._next_index()
-        return request
+        request = super()._next_index()
+        self._requests[self._send_idx] = request if self._ahead is None else self._ahead.asked(request)
+        return self._requests[self._send_idx]
 
     def _get_data(self) -> Any:
         patience = self._patience * (1 if self._begun else STARTING)
@@ -66,7 +78,7 @@ class _Workers(_MultiProcessingDataLoaderIter):
                 data = self._data_queue.get(timeout=min(LOOK, self._patience))
                 self._requests.pop(data[0], None)
                 self._begun = True
-                return data
+                return data if self._ahead is None else (data[0], self._ahead.answered(data[1]))
             except queue.Empty:
                 pass
             except (EOFError, OSError) as error:  # half of a batch: its worker died while handing it over
