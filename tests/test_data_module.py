@@ -40,10 +40,12 @@ def assert_same(one: af.Batch, other: af.Batch) -> None:
 
 
 def test_workers_change_nothing():
-    """Two real worker processes hand over the very batches that this process makes."""
+    """Two real worker processes hand over the very batches that this process makes, of pictures and of a text that they
+    must encode ahead for the plan."""
     runs.preload()
-    alone, helped = batches(5), batches(5, workers=2)
-    assert len(helped) == 5
+    kinds = {"letters": {"type": "characters"}, "dots": {}, "colour": {}}
+    alone, helped = batches(15, tokenizers=kinds), batches(15, tokenizers=kinds, workers=2)
+    assert len(helped) == 15
     for one, other in zip(alone, helped, strict=True):
         assert_same(one, other)
 

@@ -89,6 +89,6 @@ SUITE = Suite(
     rounds=3,
     tolerance=0.0,
     notes="Of all processes together, but where it is told; what they take to begin is left out. Ours plans batches by "
-    "tokens, so it must know each text's length before, and encodes it for that, once: workers do so ahead of the plan. "
+    "tokens, so it must know each text's length before, and encodes it for that, once: workers do so ahead of it. "
     "Shards are encoded already. What is the same at every pass it keeps.",
 )  # fmt: skip
