@@ -10,7 +10,7 @@ import numpy as np
 from anyformer.batch import Example
 from anyformer.errors import ConfigError, SampleError, unknown
 from anyformer.objectives.loss import FromHidden
-from anyformer.tokens import Stream, StreamSpec, Tokens
+from anyformer.tokens import Stream, StreamSpec, Tokens, counting
 
 
 @dataclass
@@ -89,12 +89,13 @@ def from_slot_before(streams: Mapping[str, Stream], first: int, continuous: bool
     for name, stream in streams.items():
         if stream.values.is_floating_point() and not continuous:
             continue
-        kept: np.ndarray | slice = np.flatnonzero(stream.slots.numpy() >= first)
-        if not len(kept):
+        slots = stream.slots
+        # a text's slots count 0, 1, 2, …: no value need be looked for, or copied
+        kept = slice(first, None) if slots is counting(slots.shape[0]) else np.flatnonzero(slots.numpy() >= first)
+        read_from = slots[kept] - 1
+        if not read_from.shape[0]:
             continue
         if len(stream.values) != len(stream.slots):
             raise ConfigError(f"Stream {name!r} has fewer slots than values; it cannot be predicted slot by slot.")
-        if kept[0] == len(stream.slots) - len(kept):  # the last ones, as they mostly are: no copy of them is made
-            kept = slice(int(kept[0]), None)
-        targets[name] = Stream.whole(stream.values[kept], stream.slots[kept] - 1)
+        targets[name] = Stream.whole(stream.values[kept], read_from)
     return targets

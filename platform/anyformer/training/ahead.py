@@ -36,10 +36,13 @@ class Ahead:
         window, index = request
         if window is not self._window:
             self._window, self._encoded = window, self._taken(window)
-        # answers come when what is under way now has been planned, and what is asked is twice as much, to get ahead
-        far = {task: self._waiting * most for task, most in self._most.items()}
-        asked = {s.task: s.ahead(far[s.task], 2 * far[s.task], 2 * self._most[s.task]) for s in self._sources}
-        return window, index, Given(self._encoded, [(task, index) for task, of in asked.items() for index in of])
+        ahead = [(s.task, index) for s in self._sources for index in self._coming(s, self._most[s.task])]
+        return window, index, Given(self._encoded, ahead)
+
+    def _coming(self, source: Source, most: int) -> list[int]:
+        """An answer is there when all that is under way now has been planned. most: that a request takes."""
+        far = self._waiting * most
+        return source.ahead(far, far + 2 * most, 2 * most)
 
     def _taken(self, window: Sequence[Sequence[Reference]]) -> Mapping[Place, bytes]:
         places = [(reference.task, reference.index) for batch in window for reference in batch]
