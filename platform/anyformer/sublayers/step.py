@@ -70,7 +70,7 @@ class StepCache:
         """See `Cache.extend`."""
         documents, heads = (torch.arange(size, device=keys.device) for size in keys.shape[:2])
         for which, new in enumerate((keys, values)):
-            at, kind = (torch.tensor(index, device=keys.device) for index in (layer, which))
+            at, kind = (torch.full((), index, device=keys.device) for index in (layer, which))  # made on the device
             place = at, kind, documents[:, None], heads, mask.slots[:, None]
             self.store.index_put_(place, new.to(self.store.dtype))  # in a view of it, a graph would copy all of it
         k, v = (self.store[layer, which, :, :, : self.read] for which in (0, 1))
