@@ -87,7 +87,7 @@ class Roomy(Room):
 
 
 class Unwatched(af.Mixture):
-    def _loader(self, preparation, sampler):
+    def _loader(self, preparation, sampler, ahead=None):
         context = "forkserver" if self.workers else None
         return DataLoader(
             Windows(preparation), None, num_workers=self.workers, multiprocessing_context=context, sampler=sampler
