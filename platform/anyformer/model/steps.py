@@ -19,8 +19,8 @@ ROOM = 128
 """A CUDA graph is recorded for each number of keys, so there they grow by so many at once."""
 
 INDUCTOR: dict[str, dict[str, Any]] = {"cpu": {"cpp_wrapper": True}, "cuda": {"triton.cudagraphs": True}}
-"""What torch.compile's own back end is asked for: on a processor, where the calls between operators cost as much as the
-operators, C++ for both; on a GPU a CUDA graph that is replayed."""
+"""What torch.compile's own back end is asked for: on a processor, where the calls between operators are dear, C++ for
+them too; on a GPU a CUDA graph that is replayed."""
 
 
 class Steps:
@@ -35,6 +35,7 @@ class Steps:
         self.graphs: dict[str, Callable] = {}  # by kind of device
 
     def graph(self, device: torch.device) -> Callable:
+        """Of `_step`, for this kind of device."""
         if device.type not in self.graphs:
             options = INDUCTOR.get(device.type) if self.backend == "inductor" else None
             self.graphs[device.type] = torch.compile(
