@@ -74,6 +74,7 @@ class Made:
 
 
 def size(fields: Mapping[str, Tokens]) -> int:
+    """Bytes of encoded fields."""
     return sum(tokens.bytes for tokens in fields.values())
 
 

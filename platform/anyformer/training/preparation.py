@@ -148,7 +148,7 @@ class Preparation:
         if not chance.was_asked:
             self._keep(place, example, example.bytes)
         elif kept is None and not is_another_each_time:
-            self._keep(place, sample, sum(tokens.bytes for tokens in sample.values.values()))
+            self._keep(place, sample, size(sample.values))
         return example
 
     def _encoded(self, reference: Reference, rng: np.random.Generator) -> Sample:
@@ -161,10 +161,11 @@ class Preparation:
         with named(name, raw):
             return replace(sample, values=encode_fields(task.fields, self.tokenizers, {**sample.values, **known}))
 
-    def _keep(self, place: tuple[str, int], made: Sample | Example, size: int) -> None:
+    def _keep(self, place: Place, made: Sample | Example, taken: int) -> None:
+        """taken: its bytes."""
         if self._held < MOST_HELD:
             self._constant[place] = made
-            self._held += size
+            self._held += taken
 
     @cached_property
     def told(self) -> Held[Told]:
@@ -188,7 +189,7 @@ class Preparation:
         return {name: ready(task, self.tokenizers, used[name]) for name, task in self.tasks.items()}
 
     @cached_property
-    def _constant(self) -> dict[tuple[str, int], Sample | Example]:
+    def _constant(self) -> dict[Place, Sample | Example]:
         """What no chance had a part in: examples, or samples of which each example is another. The same at every
         pass."""
         return {}
